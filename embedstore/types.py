@@ -1,0 +1,385 @@
+"""The values that cross rooms: frozen, self-checking, with a unit and a shape on every field.
+
+``repr`` prints shapes, never data. Scores are always similarities: higher is nearer. Layer 0 is the input of the first
+transformer block (projected convolution features), layers 1..L are block outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import ParameterError, UnknownNameError
+
+__all__ = [
+    "AudioFile",
+    "EncoderCard",
+    "Layer",
+    "LayerEmbeddings",
+    "LayerMatrix",
+    "Neighbors",
+    "Track",
+    "TrackLabels",
+    "Waveform",
+    "Windowing",
+    "key_from_id",
+    "track_id",
+]
+
+Floats = NDArray[np.float32]
+Keys = NDArray[np.int64]
+
+
+def track_id(key: int) -> str:
+    """Write a 63-bit track key as the 16 hexadecimal digits that people see.
+
+    >>> track_id(255)
+    '00000000000000ff'
+    """
+    return f"{key:016x}"
+
+
+def key_from_id(text: str) -> int | None:
+    """Read a track id back into its key; None if `text` is not one.
+
+    >>> key_from_id("00000000000000ff"), key_from_id("a song.mp3")
+    (255, None)
+    """
+    if len(text) != 16 or not set(text) <= set("0123456789abcdef"):
+        return None
+    key = int(text, 16)
+    return key if key < 2**63 else None
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """A file that was found under a root folder.
+
+    Attributes
+    ----------
+    root : str
+        Absolute folder that was searched.
+    path : str
+        Path below `root`, with forward slashes.
+    size : int
+        Bytes.
+    mtime_ns : int
+        Modification time in nanoseconds since the epoch.
+    """
+
+    root: str
+    path: str
+    size: int
+    mtime_ns: int
+
+    @property
+    def full_path(self) -> str:
+        """Absolute path."""
+        return f"{self.root.rstrip('/')}/{self.path}"
+
+
+@dataclass(frozen=True, repr=False)
+class Waveform:
+    """Mono sound.
+
+    Attributes
+    ----------
+    samples : float32 array, shape (n_samples,)
+        Amplitude, nominally within -1..1, finite.
+    sample_rate : int
+        Hz.
+    """
+
+    samples: Floats
+    sample_rate: int
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim != 1 or self.samples.dtype != np.float32:
+            raise ParameterError(
+                f"a waveform is mono float32 (n_samples,); got {self.samples.dtype} {self.samples.shape}"
+            )
+        if self.sample_rate < 1:
+            raise ParameterError(f"the sample rate is in Hz and at least 1; got {self.sample_rate}")
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return len(self.samples) / self.sample_rate
+
+    def __repr__(self) -> str:
+        return f"Waveform({self.seconds:.2f} s at {self.sample_rate} Hz)"
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """How a waveform is cut before it meets the encoder. All lengths are samples at the encoder's rate.
+
+    Attributes
+    ----------
+    length : int or None
+        Samples in a window; None makes the whole track one window.
+    hop : int
+        Samples from one window's start to the next (ignored when `length` is None).
+    pad : int
+        Samples of reflected sound added at both ends of the track before cutting (a centred STFT needs half a frame).
+    min_tail : int
+        With ``tail="merge"``: a last piece shorter than this joins the window before it.
+    tail : {"merge", "drop"}
+        What happens to the sound after the last full window: kept as a window of its own (or joined, see `min_tail`),
+        or left out when there is at least one full window.
+    short : {"keep", "repeat"}
+        A track shorter than one window: encoded at its own length, or repeated until it fills one window.
+    minimum : int
+        Fewest samples of a track that can be encoded.
+    """
+
+    length: int | None
+    hop: int
+    pad: int = 0
+    min_tail: int = 0
+    tail: Literal["merge", "drop"] = "merge"
+    short: Literal["keep", "repeat"] = "keep"
+    minimum: int = 1
+
+    def __post_init__(self) -> None:
+        if self.length is not None and not 0 < self.hop <= self.length:
+            raise ParameterError(f"window hop must be in 1..length; got hop {self.hop}, length {self.length} samples")
+        if min(self.pad, self.min_tail) < 0 or self.minimum < 1:
+            raise ParameterError(f"pad and min_tail must be >= 0 and minimum >= 1; got {self}")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an encoder: its number in the model, its name, its width."""
+
+    number: int
+    name: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class EncoderCard:
+    """What a store says about the model behind its vectors.
+
+    Attributes
+    ----------
+    name : str
+        Registered name, e.g. ``"music2vec"``.
+    model : str
+        Checkpoint: hub id, folder name or wheel.
+    revision : str
+        Revision of the checkpoint, ``""`` where there is none.
+    weights_sha256 : str
+        Sum of the weights file (for random weights: of the tensors).
+    sample_rate : int
+        Hz.
+    layers : tuple of Layer
+        The layers this encoder returns, by rising number.
+    frame_rate : float
+        Frames per second inside the network.
+    preprocessing : str
+        What happens to a window before the network, e.g. ``"zero mean, unit variance per window"``.
+    precision : str
+        Arithmetic inside the network, e.g. ``"float32"``.
+    licence : str
+        SPDX identifier or a short text; says so when commercial use is excluded.
+    paper : str
+        Authors, year, title.
+    default_layer : int
+        Number of the layer that `search` uses when none is asked.
+    path : str
+        Which code ran the network, e.g. ``"transformers"``. Not part of the recipe.
+    """
+
+    name: str
+    model: str
+    revision: str
+    weights_sha256: str
+    sample_rate: int
+    layers: tuple[Layer, ...]
+    frame_rate: float
+    preprocessing: str
+    precision: str
+    licence: str
+    paper: str
+    default_layer: int
+    path: str = "torch"
+
+    def __post_init__(self) -> None:
+        numbers = [layer.number for layer in self.layers]
+        if not numbers or numbers != sorted(set(numbers)):
+            raise ParameterError(f"an encoder card lists its layers by rising number; got {numbers}")
+        if self.default_layer not in numbers:
+            raise ParameterError(f"default layer {self.default_layer} is not among the layers {numbers}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EncoderCard:
+        """Read what `to_dict` wrote."""
+        return cls(**{**data, "layers": tuple(Layer(**layer) for layer in data["layers"])})
+
+    def layer(self, which: int | str) -> Layer:
+        """Find a layer by number or name.
+
+        Raises
+        ------
+        UnknownNameError
+            Lists the layers there are.
+        """
+        for layer in self.layers:
+            if which in (layer.number, layer.name, str(layer.number)):
+                return layer
+        listed = ", ".join(
+            f"{layer.number}" if layer.name == f"layer {layer.number}" else f"{layer.number} ({layer.name})"
+            for layer in self.layers
+        )
+        raise UnknownNameError(f"there is no layer {which!r}; this model's stored layers are {listed}")
+
+
+@dataclass(frozen=True, repr=False)
+class LayerEmbeddings:
+    """What an encoder heard in one window, or (after pooling) in one track.
+
+    Attributes
+    ----------
+    vectors : tuple of float32 arrays, each shape (dim of that layer,)
+        One mean vector per layer of the encoder's card, in the card's order.
+    n_frames : int
+        Frames behind the mean: the weight of this window in the track's mean.
+    """
+
+    vectors: tuple[Floats, ...]
+    n_frames: int
+
+    def __post_init__(self) -> None:
+        if self.n_frames < 1 or not self.vectors:
+            raise ParameterError(f"embeddings need at least one layer and one frame; got {self!r}")
+        if any(v.ndim != 1 for v in self.vectors):
+            raise ParameterError(f"each layer's vector has shape (dim,); got {[v.shape for v in self.vectors]}")
+
+    def __repr__(self) -> str:
+        return f"LayerEmbeddings({len(self.vectors)} layers, dims {[len(v) for v in self.vectors]}, {self.n_frames} frames)"
+
+
+@dataclass(frozen=True, repr=False)
+class LayerMatrix:
+    """One layer of many tracks.
+
+    Attributes
+    ----------
+    layer : int
+        Number of the layer; -1 for the mean over layers.
+    name : str
+        Name of the layer.
+    keys : int64 array, shape (n,)
+        Track keys, one per row.
+    values : float32 array, shape (n, dim)
+        The stored vectors.
+    """
+
+    layer: int
+    name: str
+    keys: Keys
+    values: Floats
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or len(self.keys) != len(self.values):
+            raise ParameterError(f"one key per row: got keys {self.keys.shape}, values {self.values.shape}")
+
+    @property
+    def track_ids(self) -> list[str]:
+        """The rows' track ids (16 hexadecimal digits each)."""
+        return [track_id(int(key)) for key in self.keys]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        return f"LayerMatrix({self.name}, values float32 {self.values.shape})"
+
+
+@dataclass(frozen=True, repr=False)
+class Neighbors:
+    """The nearest rows of each query, nearest first.
+
+    Attributes
+    ----------
+    keys : int64 array, shape (n_queries, k)
+        Track keys; -1 where there are fewer than k rows.
+    scores : float32 array, shape (n_queries, k)
+        Cosine similarity, higher is nearer; -inf where the key is -1.
+    """
+
+    keys: Keys
+    scores: Floats
+
+    def __post_init__(self) -> None:
+        if self.keys.shape != self.scores.shape or self.keys.ndim != 2:
+            raise ParameterError(f"keys and scores are (n_queries, k); got {self.keys.shape} and {self.scores.shape}")
+
+    def __repr__(self) -> str:
+        return f"Neighbors({self.keys.shape[0]} queries, k = {self.keys.shape[1]})"
+
+
+@dataclass(frozen=True)
+class TrackLabels:
+    """What people say about a track. Unknown is an empty tuple or an empty string."""
+
+    genres: tuple[str, ...] = ()
+    artists: tuple[str, ...] = ()
+    album: str = ""
+    title: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrackLabels:
+        """Read what `to_dict` wrote."""
+        return cls(tuple(data["genres"]), tuple(data["artists"]), data["album"], data["title"])
+
+
+@dataclass(frozen=True)
+class Track:
+    """One stored recording.
+
+    Attributes
+    ----------
+    key : int
+        63-bit hash of the decoded sound.
+    files : tuple of AudioFile
+        Every file that holds this sound; the first is the one that was encoded.
+    seconds : float
+        Duration of what was encoded.
+    sample_rate, channels : int
+        Of the file, before downmix and resampling.
+    labels : TrackLabels
+    warnings : tuple of str
+        What was wrong but not fatal, e.g. a decoder that stopped early.
+    """
+
+    key: int
+    files: tuple[AudioFile, ...]
+    seconds: float
+    sample_rate: int
+    channels: int
+    labels: TrackLabels = field(default_factory=TrackLabels)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits."""
+        return track_id(self.key)
+
+    @property
+    def path(self) -> str:
+        """Absolute path of the first file."""
+        return self.files[0].full_path
