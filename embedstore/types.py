@@ -193,6 +193,8 @@ class EncoderCard:
         Number of the layer that `search` uses when none is asked.
     path : str
         Which code ran the network, e.g. ``"transformers"``. Not part of the recipe.
+    options : mapping
+        Arguments of `load_encoder` that make this encoder again. Not part of the recipe.
     """
 
     name: str
@@ -208,6 +210,7 @@ class EncoderCard:
     paper: str
     default_layer: int
     path: str = "torch"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         numbers = [layer.number for layer in self.layers]
@@ -330,12 +333,21 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class TrackLabels:
-    """What people say about a track. Unknown is an empty tuple or an empty string."""
+    """What people say about a track. Unknown is an empty tuple or an empty string.
+
+    Attributes
+    ----------
+    genres, artists : tuple of str
+    album, title : str
+    source : str
+        Who said it: ``"folder"`` or the absolute path of a CSV file.
+    """
 
     genres: tuple[str, ...] = ()
     artists: tuple[str, ...] = ()
     album: str = ""
     title: str = ""
+    source: str = field(default="", repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -344,7 +356,7 @@ class TrackLabels:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrackLabels:
         """Read what `to_dict` wrote."""
-        return cls(tuple(data["genres"]), tuple(data["artists"]), data["album"], data["title"])
+        return cls(tuple(data["genres"]), tuple(data["artists"]), data["album"], data["title"], data.get("source", ""))
 
 
 @dataclass(frozen=True)
