@@ -1,0 +1,221 @@
+"""Bytes to disk and back: a file appears whole or not at all, and one process writes at a time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from embedstore.errors import StoreError, StoreFormatError, StoreLockedError
+
+__all__ = [
+    "CommitFile",
+    "acquire_lock",
+    "explained",
+    "list_commits",
+    "read_commit",
+    "remove_temporaries",
+    "sync_folder",
+    "try_lock",
+    "write_commit",
+    "write_file",
+]
+
+LARGEST = 2**30  # bytes in a shard or delta: what a reader is willing to hold in memory
+SUFFIX = {"shards": ".h5", "deltas": ".json"}
+NAME = re.compile(r"\d{8}-[0-9a-f]{32}(\.h5|\.json)")
+REASONS = {
+    errno.ENOSPC: "the disk is full; make room",
+    errno.EDQUOT: "the disk quota is used up; make room",
+    errno.EFBIG: "larger than this process may write (see ulimit -f)",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; check the owner and mode",
+    errno.EPERM: "permission denied; check the owner and mode",
+    errno.EMFILE: "too many open files in this process; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many open files on this machine",
+}
+
+
+class CommitFile(NamedTuple):
+    """A shard or delta as its folder lists it: name below the store (``"shards/00000001-....h5"``), bytes, stamp."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+    @property
+    def order(self) -> str:
+        """What commits are sorted by: sequence number, then sum."""
+        return self.name[7:]
+
+    @property
+    def sequence(self) -> int:
+        """Its place among the commits."""
+        return int(self.order[:8])
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Say in one line what the operating system refused.
+
+    >>> with explained("cannot write shards/1.h5"):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+        ...
+    embedstore.errors.StoreError: cannot write shards/1.h5: the disk is full; make room
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{doing}: {REASONS.get(error.errno or 0, error.strerror or error)}") from error
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole file under a temporary name, make it durable, and only then give it its name.
+
+    Raises
+    ------
+    OSError
+        Nothing is left behind.
+    """
+    temporary = f"{path}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.rename(temporary, path)  # noqa: PTH104 - the twin of os.open, os.write, os.fsync
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108 - the same
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # file systems whose folders cannot be synced
+            raise
+    finally:
+        os.close(handle)
+
+
+def _sum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def write_commit(store: Path, kind: str, sequence: int, data: bytes) -> CommitFile:
+    """Write a shard or delta, into the folder `kind`, under the name that holds its place and its sum."""
+    name = f"{kind}/{sequence:08d}-{_sum(data)}{SUFFIX[kind]}"
+    write_file(store / name, data)
+    stat = (store / name).stat()
+    return CommitFile(name, stat.st_size, stat.st_mtime_ns)
+
+
+def list_commits(store: Path) -> tuple[list[CommitFile], list[str]]:
+    """List shards and deltas in the order they count, and the names in their folders that are not ours."""
+    commits, foreign = [], []
+    for folder, suffix in SUFFIX.items():
+        entries = list(os.scandir(store / folder)) if (store / folder).exists() else []
+        for entry in entries:
+            match = NAME.fullmatch(entry.name)
+            if match and match[1] == suffix and entry.is_file(follow_symlinks=False):
+                with suppress(FileNotFoundError):  # gone since it was listed
+                    stat = entry.stat(follow_symlinks=False)
+                    commits.append(CommitFile(f"{folder}/{entry.name}", stat.st_size, stat.st_mtime_ns))
+            elif ".tmp-" not in entry.name and not entry.name.startswith("."):
+                foreign.append(f"{folder}/{entry.name}")
+    return sorted(commits, key=lambda commit: commit.order), sorted(foreign)
+
+
+def read_commit(store: Path, commit: CommitFile) -> bytes:
+    """Read a shard or delta and check it against the sum in its name.
+
+    Raises
+    ------
+    StoreFormatError
+        It is damaged.
+    StoreError
+        It cannot be read, which says nothing about its content.
+    """
+    if commit.size > LARGEST:
+        raise StoreFormatError(f"{commit.name} has {commit.size} bytes; at most {LARGEST} are allowed")
+    with explained(f"cannot read {store / commit.name}"):
+        try:
+            data = (store / commit.name).read_bytes()
+        except OSError as error:
+            if error.errno not in {errno.EIO, errno.ENOENT}:
+                raise
+            raise StoreFormatError(f"{commit.name} cannot be read: {error.strerror}") from error
+    if _sum(data) != commit.order[9:41]:
+        raise StoreFormatError(f"{commit.name} is damaged: its content does not have the sum in its name")
+    return data
+
+
+def remove_temporaries(store: Path) -> None:
+    """Remove what killed writers left; only the holder of the lock may."""
+    for folder in (store, *(store / name for name in SUFFIX)):
+        for path in folder.glob("*.tmp-*"):
+            with suppress(OSError):
+                path.unlink()
+
+
+def try_lock(store: Path) -> int | None:
+    """Take the writer's lock if nobody has it; closing the returned handle, or the process's end, gives it back.
+
+    Raises
+    ------
+    OSError
+        The lock file cannot be made here (read-only folder, a file system without flock).
+    """
+    import fcntl
+
+    handle = os.open(store / "writer.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if error.errno == errno.EWOULDBLOCK:
+            return None
+        raise
+    with suppress(OSError):  # a full disk: only the message to others suffers
+        text = f"pid {os.getpid()} on {socket.gethostname()}, {time.strftime('%F %T')}"
+        os.pwrite(handle, text.ljust(120).encode(), 0)  # padded: truncating would make the file system flush
+    return handle
+
+
+def acquire_lock(store: Path) -> int:
+    """Take the writer's lock; a reader that mends the catalogue may hold it for a moment, so try for two seconds.
+
+    Raises
+    ------
+    StoreLockedError
+        Names the process that writes.
+    OSError
+        The folder cannot be written.
+    """
+    for _ in range(40):
+        handle = try_lock(store)
+        if handle is not None:
+            return handle
+        time.sleep(0.05)
+    holder = (store / "writer.lock").read_text("utf-8", "replace").strip()
+    raise StoreLockedError(f"another process ({holder or 'unknown'}) is writing to {store}; wait for it or stop it")

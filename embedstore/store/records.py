@@ -1,0 +1,221 @@
+"""The JSON of shards and deltas, to values and back; nothing that is read is trusted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from embedstore.errors import StoreFormatError
+from embedstore.types import AudioFile, Track, TrackLabels
+
+__all__ = [
+    "Fail",
+    "Forget",
+    "Label",
+    "Link",
+    "Row",
+    "Spec",
+    "Statement",
+    "Touch",
+    "dump",
+    "parse",
+    "read_row",
+    "read_statement",
+    "row_record",
+    "statement_record",
+    "take",
+]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a store is: its id, and what its commits agree on: the recipe's sum, and each layer's number, name, dim."""
+
+    store_id: str
+    fingerprint: str
+    layers: tuple[tuple[int, str, int], ...]
+
+    def header(self, sequence: int) -> dict[str, Any]:
+        """Make what every commit says of itself."""
+        return {"format": FORMAT, "fingerprint": self.fingerprint, "sequence": sequence}
+
+    def check(self, header: Any, sequence: int) -> None:
+        """Refuse a commit of another store, version or place."""
+        for name, value in self.header(sequence).items():
+            if take(header, name, type(value)) != value:
+                raise StoreFormatError(f"its {name} is {header[name]!r:.80} where {value!r:.80} is expected")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A track as a shard describes it; `hashes` are those of its files' bytes, `n_frames` the weight of its means."""
+
+    track: Track
+    hashes: tuple[str, ...]
+    n_frames: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """`file` holds the sound of the track `key`."""
+
+    file: AudioFile
+    hash: str
+    key: int
+
+
+@dataclass(frozen=True)
+class Touch:
+    """`file` has a new stamp and the content it had."""
+
+    file: AudioFile
+
+
+@dataclass(frozen=True)
+class Fail:
+    """`file` could not be stored."""
+
+    file: AudioFile
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """These are the labels of the track `key` now."""
+
+    key: int
+    labels: TrackLabels
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Nothing is known about the file at this absolute path any more."""
+
+    path: str
+
+
+Statement = Link | Touch | Fail | Label | Forget
+STATEMENTS: dict[str, type[Statement]] = {"link": Link, "touch": Touch, "fail": Fail, "label": Label, "forget": Forget}
+
+
+def dump(data: Any) -> bytes:
+    """Write canonical JSON: ASCII (lone surrogates of odd file names are escaped), keys sorted, no spaces."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def parse(data: bytes, what: str) -> Any:
+    """Read JSON, or raise StoreFormatError."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StoreFormatError(f"{what} is not readable JSON: {error}") from error
+
+
+def take(data: Any, name: str, kind: type, *, least: int = 0) -> Any:
+    """Get a field of a JSON object, of the right type and size.
+
+    >>> take({"size": -1}, "size", int)
+    Traceback (most recent call last):
+        ...
+    embedstore.errors.StoreFormatError: 'size' should be an int from 0 to 2^63 - 1; found -1
+    """
+    value = data.get(name) if isinstance(data, dict) else None
+    if kind is int and not (type(value) is int and least <= value < 2**63):
+        raise StoreFormatError(f"{name!r} should be an int from {least} to 2^63 - 1; found {value!r:.80}")
+    if type(value) is not kind:
+        raise StoreFormatError(f"{name!r} should be {kind.__name__}; found {value!r:.80}")
+    return value
+
+
+def _texts(data: Any, name: str) -> tuple[str, ...]:
+    values = take(data, name, list)
+    if not all(type(value) is str for value in values):
+        raise StoreFormatError(f"{name!r} should be a list of texts; found {values!r:.80}")
+    return tuple(values)
+
+
+def _hash(data: Any) -> str:
+    value: str = take(data, "hash", str)
+    if not (value.isascii() and value.isalnum() and len(value) <= 128):
+        raise StoreFormatError(f"'hash' should be a hexadecimal sum; found {value!r:.80}")
+    return value
+
+
+def _path(path: str) -> str:
+    """Refuse what is not an absolute path in plain form, or what no operating system made."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise StoreFormatError(f"the path {path!r:.200} cannot be encoded: {error.reason}") from error
+    if not path.startswith("/") or "\0" in path or {"", ".", ".."} & set(path[1:].split("/")):
+        raise StoreFormatError(f"a path should be absolute, without '..', '//' or NUL; found {path!r:.200}")
+    return path
+
+
+def _file(data: Any) -> AudioFile:
+    root = take(data, "root", str).rstrip("/") or "/"
+    stamp = take(data, "mtime_ns", int, least=-(2**63))  # a time may lie before 1970
+    file = AudioFile(root, take(data, "path", str), take(data, "size", int), stamp)
+    _path(file.full_path)
+    return file
+
+
+def _labels(data: Any) -> TrackLabels:
+    texts = (take(data, name, str) for name in ("album", "title", "source"))
+    return TrackLabels(_texts(data, "genres"), _texts(data, "artists"), *texts)
+
+
+def row_record(row: Row) -> dict[str, Any]:
+    """Make the JSON object of one track in a shard."""
+    record = asdict(row.track)
+    del record["key"]  # has a dataset of its own
+    record["files"] = [{**file, "hash": h} for file, h in zip(record["files"], row.hashes, strict=True)]
+    return {**record, "seconds": float(row.track.seconds), "n_frames": row.n_frames}
+
+
+def read_row(key: int, data: Any) -> Row:
+    """Read what `row_record` wrote."""
+    files = take(data, "files", list)
+    seconds = take(data, "seconds", float)
+    if not files or not 0 <= seconds < 1e9:
+        raise StoreFormatError(f"a track has at least one file and 0..1e9 seconds; found {len(files)}, {seconds}")
+    track = Track(
+        key,
+        tuple(_file(file) for file in files),
+        seconds,
+        take(data, "sample_rate", int),
+        take(data, "channels", int),
+        _labels(data.get("labels")),
+        _texts(data, "warnings"),
+    )
+    return Row(track, tuple(_hash(file) for file in files), take(data, "n_frames", int))
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "file": lambda data: _file(data.get("file")),
+    "hash": _hash,
+    "key": lambda data: take(data, "key", int),
+    "stage": lambda data: take(data, "stage", str),
+    "reason": lambda data: take(data, "reason", str),
+    "labels": lambda data: _labels(data.get("labels")),
+    "path": lambda data: _path(take(data, "path", str)),
+}
+
+
+def statement_record(statement: Statement) -> dict[str, Any]:
+    """Make the JSON object of one statement in a delta."""
+    return {"do": type(statement).__name__.lower(), **asdict(statement)}
+
+
+def read_statement(data: Any) -> Statement:
+    """Read what `statement_record` wrote."""
+    kind = STATEMENTS.get(do := take(data, "do", str))
+    if kind is None:
+        raise StoreFormatError(f"a delta cannot say {do!r:.40}")
+    return kind(**{field.name: _READ[field.name](data) for field in fields(kind)})

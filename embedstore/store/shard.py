@@ -1,0 +1,221 @@
+"""Shards: HDF5 images that are made in memory, and read without trust."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import StoreFormatError
+from embedstore.store.disk import explained
+from embedstore.store.records import Row, Spec, dump, parse, read_row, row_record
+from embedstore.types import Keys, Layer
+
+__all__ = ["ShardInfo", "build_shard", "consecutive", "parse_shard", "read_rows"]
+
+Halfs = NDArray[np.float16]
+CHUNK_ROWS = 256
+_BYTES = np.dtype("u1")
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """A shard: its name below the store (which holds its sum), its rows, its bytes."""
+
+    name: str
+    rows: int
+    size: int
+
+
+def layer_name(number: int) -> str:
+    """Name the dataset of a layer."""
+    return f"layer_{number:02d}"
+
+
+def build_shard(spec: Spec, sequence: int, rows: Sequence[Row], vectors: Sequence[Sequence[Halfs]]) -> bytes:
+    """Make the bytes of a shard: the same rows give the same bytes.
+
+    Parameters
+    ----------
+    spec : Spec
+    sequence : int
+    rows : sequence of Row, length n >= 1
+    vectors : sequence of n sequences of float16 arrays, each shape (dim of that layer,)
+    """
+    header = {**spec.header(sequence), "layers": spec.layers}
+    keys = np.array([row.track.key for row in rows], "<i8")
+    texts = {"header": dump(header), "tracks": dump([row_record(row) for row in rows])}
+    # the name is not a file's: the core driver without backing store never touches the disk
+    with h5py.File("shard", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
+
+        def put(name: str, data: NDArray[Any], chunks: tuple[int, ...]) -> None:
+            file.create_dataset(name, data=data, chunks=chunks, fletcher32=True)
+
+        for text_name, text in texts.items():
+            put(text_name, np.frombuffer(text, _BYTES), (len(text),))
+        put("keys", keys, keys.shape)
+        for i, (number, _, dim) in enumerate(spec.layers):
+            matrix = np.stack([row[i] for row in vectors]).astype("<f2", copy=False)
+            put(layer_name(number), matrix, (min(len(rows), CHUNK_ROWS), dim))
+        file.flush()
+        return bytes(file.id.get_file_image())
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Turn whatever HDF5 says about strange bytes into one error."""
+    try:
+        yield
+    except StoreFormatError as error:
+        raise StoreFormatError(f"{what} is not a shard of this store: {error}") from error
+    except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.EACCES}:  # says nothing about the content
+            with explained(f"cannot read {what}"):
+                raise
+        raise StoreFormatError(f"{what} is damaged: {error}") from error
+    except (RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise StoreFormatError(f"{what} is damaged: {error}") from error
+
+
+def _dataset(file: Any, name: str, dtype: str, shape: tuple[int, ...] | None, size: int) -> Any:
+    """Open a dataset that is what the format says, and whose data lie inside this file; anything else is refused."""
+    raw = name.encode()
+    if file.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
+        raise StoreFormatError(f"{name!r} is a link to elsewhere")
+    if h5py.h5o.get_info(file, raw).type != h5py.h5o.TYPE_DATASET:
+        raise StoreFormatError(f"{name!r} is not a dataset")
+    dataset = h5py.h5d.open(file, raw)
+    plan = dataset.get_create_plist()
+    if plan.get_layout() != h5py.h5d.CHUNKED or plan.get_external_count():
+        raise StoreFormatError(f"{name!r} is not stored in chunks inside the file")
+    if [plan.get_filter(i)[0] for i in range(plan.get_nfilters())] != [h5py.h5z.FILTER_FLETCHER32]:
+        raise StoreFormatError(f"{name!r} has other filters than Fletcher32")
+    found = dataset.shape
+    if dataset.dtype != np.dtype(dtype) or len(found) != (1 if shape is None else len(shape)):
+        raise StoreFormatError(f"{name!r} should be {dtype} {shape or '(bytes,)'}; found {dataset.dtype} {found}")
+    if (shape is not None and found != shape) or 0 in found:
+        raise StoreFormatError(f"{name!r} should have shape {shape or '(bytes,)'}; found {found}")
+    chunk = plan.get_chunk()
+    chunks = math.prod(-(-n // c) for n, c in zip(found, chunk, strict=True))
+    stored = chunks * (math.prod(chunk) * np.dtype(dtype).itemsize + 4)
+    if stored > size or dataset.get_storage_size() != stored:  # a chunk that was never written would read as zeros
+        raise StoreFormatError(f"{name!r} declares {stored} bytes; {dataset.get_storage_size()} are in the file")
+    return dataset
+
+
+def _read(dataset: Any, dtype: str, first: int = 0, last: int | None = None) -> NDArray[Any]:
+    """Read rows `first` to `last`; HDF5 checks their Fletcher32 sums."""
+    whole = dataset.shape
+    out = np.empty(((whole[0] if last is None else last) - first, *whole[1:]), dtype)
+    if out.shape == whole:  # much faster than the same as a selection
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, out)
+    else:
+        space = dataset.get_space()
+        space.select_hyperslab((first,) + (0,) * (out.ndim - 1), out.shape)
+        dataset.read(h5py.h5s.create_simple(out.shape), space, out)
+    return out
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_file_locking(False, True)
+    file = h5py.h5f.open(bytes(path), h5py.h5f.ACC_RDONLY, access)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def parse_shard(data: bytes, name: str, sequence: int, spec: Spec, *, values: bool = False) -> list[Row]:
+    """Check the whole layout of a shard's bytes and read what it says about its tracks.
+
+    Parameters
+    ----------
+    data : bytes
+    name : str
+        For messages.
+    sequence : int
+        That its name promises.
+    spec : Spec
+    values : bool
+        Look at every value, too.
+
+    Raises
+    ------
+    StoreFormatError
+        Anything is not as the format says; the bytes are never followed to another file.
+    """
+    with _refused(name):
+        image = h5py.h5f.open_file_image(data)
+        try:
+            size = len(data)
+            header = parse(_read(_dataset(image, "header", "u1", None, size), "u1").tobytes(), "its header")
+            spec.check(header, sequence)
+            if header.get("layers") != [list(layer) for layer in spec.layers]:
+                raise StoreFormatError("its layers are not those of the store's encoder")
+            if len(image) != 3 + len(spec.layers) or h5py.h5a.get_num_attrs(image):
+                raise StoreFormatError("it holds more or less than the format names")
+            keys = _read(_dataset(image, "keys", "<i8", None, size), "<i8")
+            n = len(keys)
+            for number, _, dim in spec.layers:
+                layer = _dataset(image, layer_name(number), "<f2", (n, dim), size)
+                if values and not np.isfinite(_read(layer, "<f2")).all():
+                    raise StoreFormatError(f"layer {number} holds values that are not finite")
+            records = parse(_read(_dataset(image, "tracks", "u1", None, size), "u1").tobytes(), "its list of tracks")
+            if not isinstance(records, list) or len(records) != n or keys.min() < 0 or len(np.unique(keys)) != n:
+                raise StoreFormatError("it should have one record and one key of its own for each row")
+            return [read_row(int(key), record) for key, record in zip(keys, records, strict=True)]
+        finally:
+            image.close()
+
+
+def consecutive(places: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Write places as a slice where they follow each other: numpy copies slices much faster."""
+    first, last = int(places[0]), int(places[-1]) + 1
+    whole = last - first == len(places) and bool((np.diff(places) == 1).all())
+    return slice(first, last) if whole else places
+
+
+def read_rows(
+    store: Path, shard: ShardInfo, layers: Sequence[Layer], rows: NDArray[np.int64], keys: Keys
+) -> Iterator[Halfs]:
+    """Read rows of some layers of a shard, one layer after the other.
+
+    Parameters
+    ----------
+    store : Path
+    shard : ShardInfo
+    layers : sequence of Layer
+    rows : int64 array, shape (m,), m >= 1
+        Places in the shard, in any order.
+    keys : int64 array, shape (m,)
+        Which tracks these rows should be.
+
+    Yields
+    ------
+    float16 array, shape (m, dim)
+
+    Raises
+    ------
+    StoreFormatError
+        The file is damaged, or these are not the rows of these keys.
+    """
+    first, last = int(rows.min()), int(rows.max()) + 1
+    part = consecutive(rows - first)
+    with _refused(shard.name), _opened(store / shard.name) as file:
+        stored = _read(_dataset(file, "keys", "<i8", (shard.rows,), shard.size), "<i8", first, last)
+        if not np.array_equal(stored[part], keys):
+            raise StoreFormatError("its rows are not those that the catalogue lists")
+        for layer in layers:
+            matrix = _dataset(file, layer_name(layer.number), "<f2", (shard.rows, layer.dim), shard.size)
+            yield _read(matrix, "<f2", first, last)[part]

@@ -1,0 +1,468 @@
+"""The store as its users see it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import EncoderMismatchError, ParameterError, StoreError, StoreFormatError, TrackNotFoundError
+from embedstore.store.catalog import Catalog
+from embedstore.store.disk import acquire_lock, explained, sync_folder, write_file
+from embedstore.store.records import FORMAT, Spec, dump, parse, take
+from embedstore.store.shard import ShardInfo, consecutive, read_rows
+from embedstore.types import AudioFile, EncoderCard, Floats, Keys, Layer, LayerMatrix, Track, TrackLabels, key_from_id
+
+if TYPE_CHECKING:
+    from embedstore.store.verify import VerifyReport
+    from embedstore.store.writer import StoreWriter
+
+__all__ = ["EmbeddingStore", "Failure", "FileState", "ShardInfo"]
+
+OURS = {"shards", "deltas", "indices", "writer.lock"}  # what a creation that was cut short may have left
+VISIBLE = "EXISTS (SELECT 1 FROM files WHERE files.key = tracks.key)"
+TRACKS = """
+SELECT key, seconds, sample_rate, channels, warnings, labels, path, below, size, mtime_ns
+FROM tracks JOIN files USING (key) {} ORDER BY shard, row, files.id"""
+
+
+class FileState(NamedTuple):
+    """What is known about a file that holds a stored track: its stamp, the sum of its bytes, the track's key."""
+
+    size: int
+    mtime_ns: int
+    file_hash: str
+    key: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be stored, as it was then; where and why it failed."""
+
+    file: AudioFile
+    stage: str
+    reason: str
+
+
+class _Rows(NamedTuple):
+    """The visible rows in commit order: keys, the shards that hold them (ids of `table`), places in these."""
+
+    version: tuple[int, int]
+    keys: Keys
+    shards: NDArray[np.int64]
+    places: NDArray[np.int64]
+    table: dict[int, ShardInfo]
+
+
+class EmbeddingStore:
+    """Per-layer mean vectors of tracks, in a folder that survives crashes.
+
+    Use `open`, `create` or `open_or_create`. Reading needs no lock and works beside a writer: each call sees whole
+    commits, a later call may see more of them.
+
+    Attributes
+    ----------
+    path : Path
+        Absolute folder.
+    card : EncoderCard
+        The model behind the vectors.
+    recipe : dict
+        Everything that decides the vectors.
+    fingerprint : str
+        SHA-256 of the recipe.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.card, self.recipe, self._spec = _read_description(self.path)
+        self.fingerprint = self._spec.fingerprint
+        self._cached: _Rows | None = None
+        with explained(f"cannot read the store {self.path}"):
+            self._catalog = Catalog.open(self.path, self._spec)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a store.
+
+        Raises
+        ------
+        StoreError
+            There is none, or it cannot be read.
+        StoreFormatError
+            Its ``store.json`` is damaged, or of a newer version.
+        """
+        return cls(path)
+
+    @classmethod
+    def exists(cls, path: str | os.PathLike[str]) -> bool:
+        """Whether there is a store at `path`."""
+        return os.path.isfile(Path(path) / "store.json")  # noqa: PTH113 - unlike Path's, never raises
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], card: EncoderCard, recipe: Mapping[str, Any]) -> Self:
+        """Make an empty store in a new or empty folder.
+
+        Parameters
+        ----------
+        path : path
+        card : EncoderCard
+        recipe : mapping
+            Plain data: everything that decides the vectors.
+
+        Raises
+        ------
+        StoreError
+            The folder cannot be written, or holds something else.
+        """
+        folder = Path(os.path.abspath(path))
+        text = {"format": FORMAT, "id": secrets.token_hex(16), "fingerprint": _fingerprint(recipe)}
+        described = json.dumps({**text, "card": card.to_dict(), "recipe": dict(recipe)}, indent=1)
+        with explained(f"cannot create a store at {folder}"):
+            _check_vacant(folder)
+            for name in ("shards", "deltas"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            sync_folder(folder.parent)
+            lock = acquire_lock(folder)
+            try:
+                _check_vacant(folder)  # nobody else was faster
+                write_file(folder / "store.json", described.encode())
+            finally:
+                os.close(lock)
+        return cls(folder)
+
+    @classmethod
+    def open_or_create(cls, path: str | os.PathLike[str], card: EncoderCard, recipe: Mapping[str, Any]) -> Self:
+        """Open the store at `path` if it has this recipe, or make it.
+
+        Raises
+        ------
+        EncoderMismatchError
+            It was written with another recipe.
+        StoreError, StoreFormatError
+            As `open` and `create`.
+        """
+        if not cls.exists(path):
+            return cls.create(path, card, recipe)
+        store = cls.open(path)
+        store.check_recipe(recipe)
+        return store
+
+    def check_recipe(self, recipe: Mapping[str, Any]) -> None:
+        """Refuse vectors that were made another way.
+
+        Raises
+        ------
+        EncoderMismatchError
+            Names each field that differs.
+        """
+        stored, given = dict(_flat(self.recipe)), dict(_flat(json.loads(dump(dict(recipe)))))
+        if stored != given:
+            fields = [
+                f"{name}: stored {stored.get(name, '(none)')!s:.60}, now {given.get(name, '(none)')!s:.60}"
+                for name in sorted(stored.keys() | given.keys())
+                if stored.get(name) != given.get(name)
+            ]
+            raise EncoderMismatchError(
+                f"store {self.path} was written with another recipe ({self.card.name}); {'; '.join(fields)}; "
+                "use the same settings or another store"
+            )
+
+    def close(self) -> None:
+        """Let go of the catalogue's file."""
+        self._catalog.close()
+
+    def __repr__(self) -> str:
+        return f"EmbeddingStore({str(self.path)!r}, {len(self)} tracks of {self.card.name})"
+
+    def __len__(self) -> int:
+        return len(self._rows().keys)
+
+    # -- what is stored -----------------------------------------------------------------------------------------
+
+    def _rows(self) -> _Rows:
+        version = self._catalog.version()
+        if self._cached is None or self._cached.version != version:
+            found = self._catalog.select(f"SELECT key, shard, row FROM tracks WHERE {VISIBLE} ORDER BY shard, row")  # noqa: S608 - a constant
+            keys, shards, places = np.array(found, np.int64).reshape(-1, 3).T.copy()
+            keys.setflags(write=False)
+            self._cached = _Rows(version, keys, shards, places, self._shard_table())
+        return self._cached
+
+    def _shard_table(self) -> dict[int, ShardInfo]:
+        sql = "SELECT id, name, rows, size FROM commits WHERE rows > 0 ORDER BY id"
+        return {place: ShardInfo(*rest) for place, *rest in self._catalog.select(sql)}
+
+    def shards(self) -> list[ShardInfo]:
+        """List the readable shards in commit order."""
+        return list(self._shard_table().values())
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Shards and deltas that are damaged, foreign or gone; their tracks are absent until they are built again."""
+        return tuple(self._catalog.problems())
+
+    def nbytes(self) -> int:
+        """Count the bytes of all files of the store."""
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+    def tracks(self) -> list[Track]:
+        """List the stored tracks in commit order."""
+        return self._tracks("", ())
+
+    def _tracks(self, where: str, values: tuple[Any, ...]) -> list[Track]:
+        tracks = []
+        for key, group in groupby(self._catalog.select(TRACKS.format(where), values), itemgetter(0)):
+            rows = list(group)
+            _, seconds, rate, channels, warnings, labels = rows[0][:6]
+            files = tuple(_audio_file(*row[6:]) for row in rows)
+            described = TrackLabels.from_dict(json.loads(labels))
+            tracks.append(Track(key, files, seconds, rate, channels, described, tuple(json.loads(warnings))))
+        return tracks
+
+    def track(self, query: str) -> Track:
+        """Find one track by its id, its absolute or relative path, its path below the root, or its file name.
+
+        Raises
+        ------
+        TrackNotFoundError
+            With the closest names.
+        ParameterError
+            Several tracks have a file of that name.
+        """
+        key = key_from_id(query)
+        found = set() if key is None else {key}
+        for path in (query, os.path.abspath(query)):
+            encoded = os.fsencode(path)
+            found |= {row[0] for row in self._catalog.select("SELECT key FROM files WHERE path = ?", (encoded,))}
+            if tracks := [track for one in found for track in self._tracks("WHERE key = ?", (one,))]:
+                return tracks[0]
+        return self._track_by_name(query)
+
+    def _track_by_name(self, query: str) -> Track:
+        below: dict[str, set[int]] = {}
+        names: dict[str, set[int]] = {}
+        sql = "SELECT path, below, files.key FROM files JOIN tracks USING (key) ORDER BY path"
+        for path, start, key in self._catalog.select(sql):
+            relative = os.fsdecode(path[start:])
+            name = relative.rpartition("/")[2]
+            below.setdefault(relative, set()).add(key)
+            for form in {name, name.rpartition(".")[0] or name}:
+                names.setdefault(form, set()).add(key)
+        keys = below.get(query) or names.get(query) or set()
+        if len(keys) == 1:
+            return self._tracks("WHERE key = ?", (*keys,))[0]
+        if keys:
+            some = sorted(track.path for one in list(keys)[:3] for track in self._tracks("WHERE key = ?", (one,)))
+            raise ParameterError(f"{len(keys)} tracks answer to {query!r}, such as {some}; give the path or the id")
+        close = difflib.get_close_matches(query, [*below, *names][:20_000], n=3)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise TrackNotFoundError(f"no stored track is called {query!r} ({len(self)} tracks){hint}")
+
+    def labels(self) -> dict[int, TrackLabels]:
+        """Give the labels of every track by its key; those of an unlabelled track are empty."""
+        found = self._catalog.select(f"SELECT key, labels FROM tracks WHERE {VISIBLE} ORDER BY shard, row")  # noqa: S608 - a constant
+        return {key: TrackLabels.from_dict(json.loads(labels)) for key, labels in found}
+
+    def files(self) -> dict[str, FileState]:
+        """Give the state of every file that holds a stored track, by absolute path."""
+        sql = "SELECT path, files.size, mtime_ns, hash, files.key FROM files JOIN tracks USING (key) ORDER BY files.id"
+        return {os.fsdecode(path): FileState._make(state) for path, *state in self._catalog.select(sql)}
+
+    def failures(self) -> list[Failure]:
+        """List the files that could not be stored, by path."""
+        sql = "SELECT failure, path, below, size, mtime_ns FROM files WHERE failure IS NOT NULL ORDER BY path"
+        return [Failure(_audio_file(*file), *json.loads(failure)) for failure, *file in self._catalog.select(sql)]
+
+    def has_key(self, key: int) -> bool:
+        """Whether the vectors of this sound are stored, even if no file holds it now."""
+        return self._catalog.has_key(key)
+
+    def key_of_file_hash(self, file_hash: str) -> int | None:
+        """Find the track in files with exactly these bytes; None if none is stored."""
+        sql = "SELECT key FROM files JOIN tracks USING (key) WHERE hash = ? LIMIT 1"
+        found = self._catalog.select(sql, (file_hash,))
+        return int(found[0][0]) if found else None
+
+    # -- vectors ------------------------------------------------------------------------------------------------
+
+    def keys(self) -> Keys:
+        """Give the tracks' keys in commit order: the row order of `layer`. Shape (n,), int64, read-only."""
+        return self._rows().keys
+
+    def keys_by_shard(self) -> dict[str, Keys]:
+        """Give the same keys by the name of the shard that holds their rows: what an index covers is told by shards."""
+        rows = self._rows()
+        shards, starts = np.unique(rows.shards, return_index=True)
+        parts = np.split(rows.keys, starts[1:]) if len(shards) else []
+        return {rows.table[int(shard)].name: keys for shard, keys in zip(shards, parts, strict=True)}
+
+    def layer(self, which: int | str | None = None) -> LayerMatrix:
+        """Read one layer of all tracks.
+
+        Parameters
+        ----------
+        which : int or str, optional
+            Number or name of a layer, or ``"mean"`` for the mean over all layers; default: the encoder's choice.
+
+        Returns
+        -------
+        LayerMatrix
+            Values float32 (n, dim), stored as float16.
+
+        Raises
+        ------
+        UnknownNameError
+            No such layer is stored.
+        ParameterError
+            A mean over layers of different widths.
+        StoreFormatError
+            A shard was damaged after the store was opened.
+        """
+        rows = self._rows()
+        return self._matrix(rows, np.arange(len(rows.keys)), which)
+
+    def iter_layer(self, which: int | str | None = None, batch: int = 4096) -> Iterator[LayerMatrix]:
+        """Read one layer in pieces of up to `batch` rows, in the order of `keys`; as `layer` otherwise."""
+        if batch < 1:
+            raise ParameterError(f"a batch has at least 1 row; got {batch}")
+        rows = self._rows()
+        self._which(which)  # complain now, not at the first piece
+        n = len(rows.keys)
+        return (self._matrix(rows, np.arange(i, min(i + batch, n)), which) for i in range(0, n, batch))
+
+    def vectors(self, keys: Keys, which: int | str | None = None) -> Floats:
+        """Read one layer of some tracks.
+
+        Parameters
+        ----------
+        keys : int64 array, shape (m,)
+        which : int or str, optional
+            As in `layer`.
+
+        Returns
+        -------
+        float32 array, shape (m, dim)
+            In the order of `keys`.
+
+        Raises
+        ------
+        TrackNotFoundError
+            A key is not stored.
+        """
+        rows = self._rows()
+        wanted = np.asarray(keys, np.int64)
+        missing = wanted[~np.isin(wanted, rows.keys)]
+        if len(missing):
+            raise TrackNotFoundError(f"{len(missing)} of {len(wanted)} keys are not stored; first: {missing[0]}")
+        order = np.argsort(rows.keys)
+        return self._matrix(rows, order[np.searchsorted(rows.keys, wanted, sorter=order)], which).values
+
+    def _which(self, which: int | str | None) -> tuple[int, str, tuple[Layer, ...]]:
+        if which != "mean":
+            layer = self.card.layer(self.card.default_layer if which is None else which)
+            return layer.number, layer.name, (layer,)
+        if len({layer.dim for layer in self.card.layers}) > 1:
+            widths = ", ".join(f"{layer.name} {layer.dim}" for layer in self.card.layers)
+            raise ParameterError(f"layers of different widths have no mean ({widths}); choose one layer")
+        return -1, "mean", self.card.layers
+
+    def _matrix(self, rows: _Rows, chosen: NDArray[np.int64], which: int | str | None) -> LayerMatrix:
+        number, name, layers = self._which(which)
+        out = np.empty((len(chosen), layers[0].dim), np.float32)
+        shards = rows.shards[chosen]
+        order = np.argsort(shards, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else ():
+            shard = rows.table[int(shards[part[0]])]
+            there, source = consecutive(part), chosen[part]
+            try:
+                blocks = read_rows(self.path, shard, layers, rows.places[source], rows.keys[source])
+                if len(layers) == 1:
+                    (out[there],) = blocks
+                else:
+                    out[there] = sum(blocks, np.float32(0)) / np.float32(len(layers))
+            except StoreFormatError as error:
+                self._catalog.unseal()  # whoever opens the store next looks at every shard
+                raise StoreFormatError(f"{error}; run 'embedstore verify', then build again") from error
+        return LayerMatrix(number, name, rows.keys[chosen], out)
+
+    # -- care ---------------------------------------------------------------------------------------------------
+
+    def verify(self) -> VerifyReport:
+        """Check every shard's sum and values, every delta, and the catalogue against them."""
+        from embedstore.store.verify import verify
+
+        return verify(self.path, self._spec, self._catalog)
+
+    def writer(self) -> StoreWriter:
+        """Make the context manager that adds to the store: ``with store.writer() as writer: writer.add(...)``."""
+        from embedstore.store.writer import StoreWriter
+
+        return StoreWriter(self.path, self._spec, self._take_catalog)
+
+    def _take_catalog(self) -> Catalog:
+        """Look at everything again, now that this process holds the lock."""
+        catalog = Catalog.open(self.path, self._spec, locked=True)
+        self._catalog.close()
+        self._catalog, self._cached = catalog, None
+        return catalog
+
+
+def _check_vacant(folder: Path) -> None:
+    """Refuse to make a store in the middle of something else."""
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file; a store is a folder")
+    found = {path.name for path in folder.iterdir() if ".tmp-" not in path.name} if folder.exists() else set()
+    if "store.json" in found:
+        raise StoreError(f"{folder} is a store already; open it")
+    if other := found - OURS:
+        raise StoreError(f"{folder} is not empty (it holds {min(other)!r}); choose a new or empty folder")
+
+
+def _audio_file(path: bytes, below: int, size: int, mtime_ns: int) -> AudioFile:
+    return AudioFile(os.fsdecode(path[:below]).rstrip("/") or "/", os.fsdecode(path[below:]), size, mtime_ns)
+
+
+def _fingerprint(recipe: Mapping[str, Any]) -> str:
+    return hashlib.sha256(dump(dict(recipe))).hexdigest()
+
+
+def _flat(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """List the leaves of nested objects by dotted name."""
+    if isinstance(data, dict) and data:
+        for key, value in data.items():
+            yield from _flat(value, f"{name}.{key}" if name else key)
+    else:
+        yield name, data
+
+
+def _read_description(path: Path) -> tuple[EncoderCard, dict[str, Any], Spec]:
+    """Read ``store.json``."""
+    file = path / "store.json"
+    with explained(f"cannot read {file}"):
+        if not file.exists():
+            found = "a file" if path.is_file() else "a folder that is not a store" if path.exists() else "nothing"
+            raise StoreError(f"there is no store at {path} (found {found}); make one with: embedstore build AUDIO_DIR")
+        data = parse(file.read_bytes(), str(file))
+    try:
+        if (version := take(data, "format", int)) > FORMAT:
+            raise StoreFormatError(f"it has format {version}, this version reads {FORMAT}: upgrade embedstore-mir")  # noqa: TRY301 - one place to name the file
+        recipe, card = take(data, "recipe", dict), EncoderCard.from_dict(take(data, "card", dict))
+        layers = tuple((layer.number, layer.name, take(vars(layer), "dim", int, least=1)) for layer in card.layers)
+        spec = Spec(take(data, "id", str), take(data, "fingerprint", str), layers)
+        if spec.fingerprint != _fingerprint(recipe) or not re.fullmatch("[0-9a-f]{32}", spec.store_id):
+            raise StoreFormatError("its recipe or its id was changed")  # noqa: TRY301 - the same
+    except (StoreFormatError, ParameterError, TypeError, KeyError) as error:
+        raise StoreFormatError(f"{file} does not describe a store: {error}") from error
+    return card, recipe, spec

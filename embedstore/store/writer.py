@@ -1,0 +1,241 @@
+"""The one process that adds to a store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from embedstore.errors import EncoderError, ParameterError, StoreError, StoreFormatError
+from embedstore.store import disk, records
+from embedstore.store.catalog import WRITING, Catalog
+from embedstore.store.shard import Halfs, build_shard
+from embedstore.types import AudioFile, LayerEmbeddings, Track, TrackLabels
+
+__all__ = ["StoreWriter"]
+
+T = TypeVar("T")
+
+ROWS, STATEMENTS, SECONDS = 64, 1024, 30.0  # a commit is due at the first of these
+LARGEST_HALF = 65504.0
+
+
+class StoreWriter:
+    """Adds to a store; holds its lock from ``with`` to the end of the block. One thread may use it.
+
+    What is added is on the disk for good after each commit: every 64 tracks or 30 seconds (looked at when something is
+    added, or by `commit_if_due`), and at the end of the block, however it ends.
+
+    Made by `EmbeddingStore.writer`.
+
+    Attributes
+    ----------
+    committed : int
+        Tracks that this writer has put on the disk.
+    """
+
+    def __init__(self, path: Path, spec: records.Spec, take_catalog: Callable[[], Catalog]) -> None:
+        self._path, self._spec, self._take_catalog = path, spec, take_catalog
+        self._lock: int | None = None
+        self._rows: dict[int, tuple[records.Row, list[Halfs]]] = {}
+        self._statements: list[records.Statement] = []
+        self._spoken: set[str] = set()  # paths that these are about
+        self._oldest = 0.0
+        self.committed = 0
+
+    def __enter__(self) -> Self:
+        """Take the lock, clear away what a killed writer left, and look at what is stored.
+
+        Raises
+        ------
+        StoreLockedError
+            Another process is writing.
+        StoreError
+            The folder cannot be written.
+        """
+        with disk.explained(f"cannot write to the store {self._path}"):
+            self._lock = disk.acquire_lock(self._path)
+            try:
+                disk.remove_temporaries(self._path)
+                for name in ("shards", "deltas"):
+                    (self._path / name).mkdir(exist_ok=True)
+                self._catalog = self._take_catalog()
+                self._catalog.seal(WRITING)
+                self._next = 1 + max((commit.sequence for commit in disk.list_commits(self._path)[0]), default=0)
+            except BaseException:
+                self._release()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.commit()
+            if kind is None:
+                self._catalog.forget_gone()
+        except StoreError:
+            if not isinstance(error, StoreError):  # else the first refusal is on its way already
+                raise
+        finally:
+            try:
+                self._catalog.seal()
+            finally:
+                self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def has_key(self, key: int) -> bool:
+        """Whether the vectors of this sound are stored or waiting to be."""
+        return key in self._rows or self._catalog.has_key(key)
+
+    def add(self, track: Track, file_hash: str, embeddings: LayerEmbeddings) -> bool:
+        """Store a track; if its sound is there already, only note that its file holds it, too.
+
+        Parameters
+        ----------
+        track : Track
+            With the one file that was encoded.
+        file_hash : str
+            Of the file's bytes, hexadecimal.
+        embeddings : LayerEmbeddings
+            In the order of the card's layers.
+
+        Returns
+        -------
+        bool
+            Whether the vectors were new.
+
+        Raises
+        ------
+        EncoderError
+            The vectors do not fit the store or float16. Nothing of this track is stored; the writer goes on.
+        ParameterError
+            The track cannot be written down.
+        StoreError
+            A commit was due and failed.
+        """
+        if len(track.files) != 1:
+            raise ParameterError(f"a new track has the one file that was encoded; got {len(track.files)}")
+        if not 0 <= track.key < 2**63:
+            raise ParameterError(f"a track's key is from 0 to 2^63 - 1; got {track.key}")
+        row = _checked(
+            records.row_record(records.Row(track, (file_hash,), embeddings.n_frames)),
+            lambda data: records.read_row(track.key, data),
+        )
+        halfs = self._halfs(row.track.path, embeddings)
+        if self.has_key(track.key):
+            self.link(row.track.files[0], file_hash, track.key)
+            return False
+        if row.track.path in self._spoken:  # what was said before about this file comes before its shard
+            self.commit()
+        self._started()
+        self._rows[track.key] = (row, halfs)
+        self.commit_if_due()
+        return True
+
+    def _halfs(self, path: str, embeddings: LayerEmbeddings) -> list[Halfs]:
+        dims, expected = [len(v) for v in embeddings.vectors], [dim for _, _, dim in self._spec.layers]
+        if dims != expected:
+            raise EncoderError(f"{path!r}: the encoder gave layers of widths {dims}; the store holds {expected}")
+        for (number, _, dim), vector in zip(self._spec.layers, embeddings.vectors, strict=True):
+            fits = np.abs(vector) < LARGEST_HALF
+            if not fits.all():
+                raise EncoderError(
+                    f"{path!r}: layer {number} has {dim - fits.sum()} of {dim} values that are not finite or not below "
+                    f"{LARGEST_HALF:.0f}, the range of float16; the first is {vector[~fits][0]}"
+                )
+        return [vector.astype("<f2") for vector in embeddings.vectors]
+
+    def link(self, file: AudioFile, file_hash: str, key: int) -> None:
+        """Note that a file holds the sound of a stored track."""
+        self._known(key)
+        self._say(records.Link(file, file_hash, key))
+
+    def touch(self, file: AudioFile) -> None:
+        """Note the new stamp of a file whose content is the same."""
+        self._say(records.Touch(file))
+
+    def fail(self, file: AudioFile, stage: str, reason: str) -> None:
+        """Note that a file could not be stored; what was known about its path is replaced."""
+        self._say(records.Fail(file, stage, reason))
+
+    def label(self, key: int, labels: TrackLabels) -> None:
+        """Replace the labels of a stored track."""
+        self._known(key)
+        self._say(records.Label(key, labels))
+
+    def forget(self, path: str) -> None:
+        """Drop what is known about the file at an absolute path; a track without files is hidden."""
+        self._say(records.Forget(path))
+
+    def _known(self, key: int) -> None:
+        if not self.has_key(key):
+            raise ParameterError(f"no stored track has the key {key}")
+
+    def _say(self, statement: records.Statement) -> None:
+        statement = _checked(records.statement_record(statement), records.read_statement)
+        self._started()
+        self._statements.append(statement)
+        match statement:
+            case records.Link(file) | records.Touch(file) | records.Fail(file):
+                self._spoken.add(file.full_path)
+            case records.Forget(path):
+                self._spoken.add(path)
+        self.commit_if_due()
+
+    def _started(self) -> None:
+        if self._lock is None:
+            raise StoreError(f"the writer of {self._path} is closed; use it inside its with block")
+        if not self._rows and not self._statements:
+            self._oldest = time.monotonic()
+
+    def commit_if_due(self) -> None:
+        """Commit if 64 tracks are waiting, or anything for 30 seconds; call it while waiting for a slow track."""
+        late = (self._rows or self._statements) and time.monotonic() - self._oldest >= SECONDS
+        if late or len(self._rows) >= ROWS or len(self._statements) >= STATEMENTS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Put everything that waits on the disk, for good.
+
+        Raises
+        ------
+        StoreError
+            The disk refused. What waits still waits; earlier commits are safe.
+        """
+        kept = f"{self.committed} tracks of this run are safe, {len(self._rows)} are not"
+        with disk.explained(f"cannot store more in {self._path} ({kept})"):
+            if self._rows:
+                rows, vectors = zip(*self._rows.values(), strict=True)
+                written = self._write("shards", build_shard(self._spec, self._next, rows, vectors))
+                self._rows = {}
+                self.committed += len(rows)
+                self._catalog.add(written, rows)
+            if self._statements:
+                said = self._statements
+                delta = {"statements": [records.statement_record(statement) for statement in said]}
+                written = self._write("deltas", records.dump({**self._spec.header(self._next), **delta}))
+                self._statements, self._spoken = [], set()
+                self._catalog.add(written, said)
+
+    def _write(self, kind: str, data: bytes) -> disk.CommitFile:
+        written = disk.write_commit(self._path, kind, self._next, data)
+        self._next += 1
+        return written
+
+
+def _checked(record: dict[str, Any], read: Callable[[Any], T]) -> T:
+    """Read a record back before it is written: one that cannot be read would take a whole commit with it."""
+    try:
+        return read(records.parse(records.dump(record), "it"))
+    except (StoreFormatError, TypeError, ValueError) as error:
+        raise ParameterError(f"this cannot be written down: {error}") from error

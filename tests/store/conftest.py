@@ -1,0 +1,8 @@
+"""Make `store_material` importable by the store's tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
