@@ -1,0 +1,499 @@
+"""Fill a store from a folder of audio, and make again the encoder that filled it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedstore.audio import Decoder, Found, find_audio
+from embedstore.encoders import Encoder, load_encoder, recipe_of
+from embedstore.errors import AudioError, EncoderError, ParameterError
+from embedstore.labels import Columns, LabelTable, read_labels, unite
+from embedstore.lanes import Known, Outcome, Stopwatch, encode_file, run_lanes, use_one_thread
+from embedstore.store import EmbeddingStore, StoreWriter
+from embedstore.types import AudioFile, LayerEmbeddings, Track, TrackLabels
+
+__all__ = ["BuildReport", "EncoderOptions", "Estimate", "build", "embed_file", "encoder_of", "estimate"]
+
+DEFAULT_ENCODER = "music2vec"
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Which encoder, as `load_encoder` takes it. None means: as the store has it, or the encoder's default.
+
+    Attributes
+    ----------
+    name : str or None
+        None: the store's own encoder, ``"music2vec"`` for a new store.
+    model : str or None
+        Checkpoint folder, hub id or wheel.
+    layers : str or None
+        ``"all"``, ``"0-6"``, ``"3,5"``.
+    window : float or str or None
+        Seconds, or ``"track"``.
+    seed : int
+        Of ``random:`` encoders.
+    device : str
+    """
+
+    name: str | None = None
+    model: str | None = None
+    layers: str | None = None
+    window: float | str | None = None
+    seed: int | None = None
+    device: str = "auto"
+
+    def load(self, remembered: Mapping[str, Any] | None = None) -> Encoder:
+        """Load it; what is None here is taken from `remembered` if that is the same encoder."""
+        asked = {name: value for name, value in vars(self).items() if value is not None}
+        if remembered and asked.get("name", remembered["name"]) == remembered["name"]:
+            asked = {**remembered, **asked}
+        asked.setdefault("name", DEFAULT_ENCODER)
+        if (model := asked.get("model")) and Path(model).exists():
+            asked["model"] = os.path.abspath(model)
+        encoder = load_encoder(**asked)
+        options = {name: value for name, value in asked.items() if name != "device"}
+        encoder.card = replace(encoder.card, options=options)
+        return encoder
+
+
+def encoder_of(store: EmbeddingStore, *, model: str | None = None, device: str = "auto") -> Encoder:
+    """Load the encoder that filled a store, to hear new sound the same way.
+
+    Parameters
+    ----------
+    store : EmbeddingStore
+    model : str, optional
+        Where the weights are now, if they were moved.
+    device : str
+
+    Raises
+    ------
+    EncoderMismatchError
+        What could be loaded is not what filled the store.
+    """
+    encoder = EncoderOptions(model=model, device=device).load(store.card.options)
+    store.check_recipe(recipe_of(encoder))
+    return encoder
+
+
+def embed_file(
+    store: EmbeddingStore, path: str | Path, *, model: str | None = None, device: str = "auto"
+) -> tuple[int, LayerEmbeddings]:
+    """Encode an audio file with a store's own encoder, without storing it.
+
+    Returns
+    -------
+    key : int
+        Of the file's sound: a stored track with this key is the same recording.
+    embeddings : LayerEmbeddings
+
+    Raises
+    ------
+    AudioError, EncoderError, EncoderMismatchError
+    """
+    encoder = encoder_of(store, model=model, device=device)
+    try:
+        report, embeddings = encode_file(os.path.abspath(path), encoder)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}", stage=error.stage) from error
+    return report.key, embeddings
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did: ``found == added + known + skipped + failed`` unless it was interrupted.
+
+    Attributes
+    ----------
+    store : str
+        Absolute path of the store.
+    found : int
+        Audio files under the folder.
+    added : int
+        Tracks that were encoded and stored.
+    known : int
+        New, moved or touched files whose sound the store held already.
+    skipped : int
+        Files that have not changed since they were stored.
+    failed : int
+        Files that cannot be stored, those known from earlier runs included.
+    tracks : int
+        Tracks in the store now.
+    seconds_audio : float
+        Sound that was encoded.
+    seconds_wall : float
+        Of the whole call.
+    seconds_loading : float
+        Before the first file: listing, labels, loading the encoder.
+    share_outside_encoder : float
+        Part of the lanes' time that was not spent in the encoder, 0..1.
+    notes : tuple of str
+        Label problems, files that were passed over.
+    interrupted : bool
+    """
+
+    store: str
+    found: int = 0
+    added: int = 0
+    known: int = 0
+    skipped: int = 0
+    failed: int = 0
+    tracks: int = 0
+    seconds_audio: float = 0.0
+    seconds_wall: float = 0.0
+    seconds_loading: float = 0.0
+    share_outside_encoder: float = 0.0
+    notes: tuple[str, ...] = ()
+    interrupted: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether the store holds anything of this folder."""
+        return self.added + self.known + self.skipped > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**vars(self), "notes": list(self.notes)}
+
+
+@dataclass
+class _Plan:
+    """What the files of a folder mean for a store."""
+
+    todo: list[AudioFile] = field(default_factory=list)
+    skipped: int = 0
+    failed: int = 0
+
+
+def _plan(files: Iterable[AudioFile], store: EmbeddingStore | None, *, retry_failed: bool) -> _Plan:
+    """Sort files into those to do, those that have not changed, and those that have failed before and not changed."""
+    plan = _Plan()
+    states = store.files() if store else {}
+    failures = {f.file.full_path: f for f in store.failures()} if store else {}
+    for file in files:
+        state, failure = states.get(file.full_path), failures.get(file.full_path)
+        if state is not None and (state.size, state.mtime_ns) == (file.size, file.mtime_ns):
+            plan.skipped += 1
+        elif failure is not None and failure.file == file and failure.stage != "open" and not retry_failed:
+            plan.failed += 1
+        else:
+            plan.todo.append(file)
+    return plan
+
+
+def build(
+    audio_dir: str | Path,
+    store: str | Path = "embeddings",
+    *,
+    encoder: EncoderOptions | str | None = None,
+    labels: str | Path | None = None,
+    columns: Columns | None = None,
+    jobs: int | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    timeout: float = 60.0,
+    progress: Callable[[int, int, Outcome | None], None] | None = None,
+) -> BuildReport:
+    """Encode every audio file under a folder into a store; what the store holds already is skipped.
+
+    A file that cannot be used becomes a failure row (see `EmbeddingStore.failures`) and never stops the run. Work is
+    committed every 64 tracks or 30 seconds; after a crash or Ctrl-C the same call goes on where it was.
+
+    Parameters
+    ----------
+    audio_dir : path
+    store : path
+        Made if it does not exist.
+    encoder : EncoderOptions or str, optional
+        Default: the store's own encoder; ``"music2vec"`` for a new store.
+    labels : str or path, optional
+        ``"folder"`` (genre = first folder), a CSV file, or ``"none"``. Default: what the store was labelled from,
+        ``"folder"`` for a new store.
+    columns : Columns, optional
+        Names of the CSV's columns.
+    jobs : int, optional
+        Lanes that decode and encode; default: one per core.
+    limit : int, optional
+        Look at the first `limit` files only.
+    retry_failed : bool
+        Try again the files that failed before and have not changed.
+    timeout : float
+        Seconds without a sign of life after which a decoder is stopped.
+    progress : callable, optional
+        Called with (files done, files to do, outcome of the last one or None at the start).
+
+    Raises
+    ------
+    ParameterError
+        The folder is missing or holds no audio.
+    EncoderMismatchError
+        The store was filled by another recipe.
+    StoreError, StoreLockedError
+        The store cannot be written.
+
+    Examples
+    --------
+    >>> report = build("music", "my-store", encoder="musicnn", labels="folder")  # doctest: +SKIP
+    >>> report.added, report.failed  # doctest: +SKIP
+    (640, 0)
+    """
+    began = time.perf_counter()
+    if jobs is not None and jobs < 1:
+        raise ParameterError(f"jobs must be at least 1; got {jobs}")
+    options = encoder if isinstance(encoder, EncoderOptions) else EncoderOptions(name=encoder)
+    found = _find(audio_dir, limit)
+    existing = EmbeddingStore.open(store) if EmbeddingStore.exists(store) else None
+    source = str(labels) if labels is not None else _label_source(existing)
+    table = read_labels(source, found.files, columns=columns)
+    plan = _plan(found.files, existing, retry_failed=retry_failed)
+    if existing is not None and not plan.todo and options == EncoderOptions(device=options.device):
+        target, network = existing, None  # nothing to encode, nothing asked: do not load a network for it
+    else:
+        network = options.load(existing.card.options if existing else None)
+        target = EmbeddingStore.open_or_create(store, network.card, recipe_of(network))
+    loading = time.perf_counter() - began
+    run = _Run(plan, table, target, jobs or cores(), timeout, progress)
+    with target.writer() as writer:
+        try:
+            if network is not None:
+                run.encode(network, writer)
+            run.label(writer)
+        except KeyboardInterrupt:
+            run.interrupted = True
+    return BuildReport(
+        store=str(target.path),
+        found=len(found.files),
+        added=run.added,
+        known=run.known,
+        skipped=plan.skipped,
+        failed=plan.failed + run.failed,
+        tracks=len(target),
+        seconds_audio=run.seconds_audio,
+        seconds_wall=time.perf_counter() - began,
+        seconds_loading=loading,
+        share_outside_encoder=1 - run.watch.encoding / run.watch.total if run.watch.total else 0.0,
+        notes=(*(f"{r.path}: {r.reason}" for r in found.rejected), *table.problems, *target.problems),
+        interrupted=run.interrupted,
+    )
+
+
+def _find(audio_dir: str | Path, limit: int | None) -> Found:
+    if limit is not None and limit < 1:
+        raise ParameterError(f"limit must be at least 1; got {limit}")
+    found = find_audio(audio_dir, limit=limit)
+    if not found.files:
+        raise ParameterError(f"no audio file under {audio_dir} (looked for wav, flac, ogg, opus, mp3, m4a, ...)")
+    return found
+
+
+def _label_source(store: EmbeddingStore | None) -> str:
+    """Where the labels of a store came from, so that a later build does not need to be told again."""
+    sources = {labels.source for labels in store.labels().values()} - {""} if store else set()
+    return sources.pop() if len(sources) == 1 else "folder"
+
+
+@dataclass
+class _Run:
+    """The writing thread's side of one build."""
+
+    plan: _Plan
+    table: LabelTable
+    store: EmbeddingStore
+    jobs: int
+    timeout: float
+    progress: Callable[[int, int, Outcome | None], None] | None
+    added: int = 0
+    known: int = 0
+    failed: int = 0
+    seconds_audio: float = 0.0
+    interrupted: bool = False
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def encode(self, network: Encoder, writer: StoreWriter) -> None:
+        """Take the lanes' outcomes into the store."""
+        todo, states = self.plan.todo, self.store.files().values()
+        held = Known({s.key for s in states}, {s.file_hash: s.key for s in states if s.file_hash})
+        self._tell(0, None)
+        jobs = max(1, min(self.jobs, len(todo)))
+        lanes = run_lanes(todo, network, held, jobs=jobs, timeout=self.timeout, watch=self.watch)
+        with closing(lanes):
+            for done, outcome in enumerate(lanes, 1):
+                self._record(outcome, held, writer)
+                self._tell(done, outcome)
+
+    def _tell(self, done: int, outcome: Outcome | None) -> None:
+        if self.progress:
+            self.progress(done, len(self.plan.todo), outcome)
+
+    def _record(self, outcome: Outcome, held: Known, writer: StoreWriter) -> None:
+        file = outcome.file
+        if outcome.report is not None and outcome.embeddings is not None:
+            report = outcome.report
+            track = Track(
+                report.key,
+                (file,),
+                report.seconds,
+                report.sample_rate,
+                report.channels,
+                self._labels(file),
+                report.warnings,
+            )
+            twin = report.key in held.keys  # two lanes heard the same sound at once
+            try:
+                writer.add(track, outcome.file_hash, outcome.embeddings)
+            except EncoderError as error:
+                outcome = replace(outcome, kind="failed", stage="store", reason=str(error), report=None)
+            else:
+                held.keys.add(report.key)
+                held.key_of_hash[outcome.file_hash] = report.key
+                self.known += twin
+                self.added += not twin
+                self.seconds_audio += report.seconds
+                return
+        if outcome.kind == "known" and outcome.key is not None:
+            writer.link(file, outcome.file_hash, outcome.key)
+            held.key_of_hash[outcome.file_hash] = outcome.key
+            self.known += 1
+            return
+        self.failed += 1
+        if outcome.kind == "failed":  # a file that vanished leaves no row: it may be back tomorrow
+            writer.fail(file, outcome.stage, outcome.reason)
+
+    def _labels(self, file: AudioFile) -> TrackLabels:
+        labels = self.table.by_path.get(file.full_path, TrackLabels())
+        return replace(labels, source=self.table.source) if labels != TrackLabels() else labels
+
+    def label(self, writer: StoreWriter) -> None:
+        """Write the labels that differ from the stored ones; a sound in several files gets the labels of all."""
+        writer.commit()
+        wanted: dict[int, TrackLabels] = {}
+        for path, state in self.store.files().items():
+            if (labels := self.table.by_path.get(path)) is not None:
+                before = wanted.get(state.key)
+                wanted[state.key] = unite(before, labels) if before else labels
+        stored = self.store.labels()
+        for key, labels in wanted.items():
+            complete = replace(labels, source=self.table.source)
+            if stored.get(key) != complete:
+                writer.label(key, complete)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a build would do.
+
+    Attributes
+    ----------
+    found, todo, skipped, failed : int
+        Files: in the folder, to encode, unchanged, known to be unusable.
+    seconds_audio : float
+        Of the files to encode, from the headers of up to 100 of them.
+    bytes : int
+        That the new rows will take.
+    seconds_wall : float
+        From the speed of decoding those files and of the encoder on noise, measured now.
+    encoder : str
+    """
+
+    found: int
+    todo: int
+    skipped: int
+    failed: int
+    seconds_audio: float
+    bytes: int
+    seconds_wall: float
+    encoder: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dict(vars(self))
+
+
+def estimate(
+    audio_dir: str | Path,
+    store: str | Path = "embeddings",
+    *,
+    encoder: EncoderOptions | str | None = None,
+    labels: str | Path | None = None,
+    columns: Columns | None = None,
+    jobs: int | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    timeout: float = 60.0,
+) -> Estimate:
+    """Say what `build` with the same arguments would do; writes nothing.
+
+    Durations come from decoding a few files of each kind; speed from the encoder itself, on noise, now.
+
+    Raises
+    ------
+    ParameterError, EncoderMismatchError, LabelsError
+        As `build` would.
+    """
+    options = encoder if isinstance(encoder, EncoderOptions) else EncoderOptions(name=encoder)
+    found = _find(audio_dir, limit)
+    existing = EmbeddingStore.open(store) if EmbeddingStore.exists(store) else None
+    read_labels(str(labels) if labels is not None else _label_source(existing), found.files, columns=columns)
+    plan = _plan(found.files, existing, retry_failed=retry_failed)
+    network = options.load(existing.card.options if existing else None)
+    if existing:
+        existing.check_recipe(recipe_of(network))
+    seconds, decoding = _seconds_of(plan.todo, network.card.sample_rate, timeout)
+    lanes = max(1, min(jobs or cores(), len(plan.todo)))
+    return Estimate(
+        found=len(found.files),
+        todo=len(plan.todo),
+        skipped=plan.skipped,
+        failed=plan.failed,
+        seconds_audio=seconds,
+        bytes=2 * sum(layer.dim for layer in network.card.layers) * len(plan.todo),
+        seconds_wall=seconds * (_cost(network) + decoding) / lanes,
+        encoder=network.card.name,
+    )
+
+
+def _seconds_of(files: list[AudioFile], sample_rate: int, timeout: float, sample: int = 8) -> tuple[float, float]:
+    """Estimate the sound in files, from seconds per byte of a few files of each suffix; and the seconds to decode one."""
+    by_suffix: dict[str, list[AudioFile]] = {}
+    for file in files:
+        by_suffix.setdefault(Path(file.path).suffix.lower(), []).append(file)
+    total = all_heard = took = 0.0
+    with Decoder(sample_rate, timeout=timeout) as decoder:
+        for group in by_suffix.values():
+            heard, read = 0.0, 0
+            for file in group[:: max(1, len(group) // sample)][:sample]:
+                began = time.perf_counter()
+                with suppress(AudioError):
+                    heard += decoder.inspect(file.full_path).seconds
+                    read += file.size
+                    took += time.perf_counter() - began
+            all_heard += heard
+            total += heard / max(1, read) * sum(file.size for file in group)
+    return total, took / max(1.0, all_heard)
+
+
+def _cost(network: Encoder) -> float:
+    """Seconds of one lane per second of sound, the faster of two tries."""
+    use_one_thread()
+    length = network.windowing.length or 30 * network.card.sample_rate
+    noise = np.random.default_rng(0).normal(0, 0.1, length).astype(np.float32)
+    tries = []
+    for _ in range(2):
+        began = time.perf_counter()
+        network.encode([noise])
+        tries.append(time.perf_counter() - began)
+    return min(tries) * network.card.sample_rate / (network.windowing.hop if network.windowing.length else length)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,257 @@
+"""From a folder to a store: what is encoded, what is skipped, what fails, what survives a kill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedstore.errors import EncoderMismatchError, ParameterError, StoreError, StoreLockedError
+from embedstore.pipeline import EncoderOptions, build, embed_file, encoder_of, estimate
+from embedstore.store import EmbeddingStore
+
+PLUGINS = str(Path(__file__).parent / "plugins")
+TOY = "toy_encoder:Toy"
+
+
+@pytest.fixture(autouse=True)
+def toy_on_path(monkeypatch):
+    """Let `module:Class` find the toy encoder."""
+    monkeypatch.syspath_prepend(PLUGINS)
+
+
+@pytest.fixture
+def music(tmp_path, write_audio):
+    """Six tracks, three genres, three codecs, in genre/artist folders."""
+    for number in range(6):
+        genre, suffix = ("blues", "jazz", "rock")[number % 3], (".wav", ".flac", ".ogg")[number % 3]
+        write_audio(f"music/{genre}/artist{number}/song{number}{suffix}", seconds=2.5, frequency=220 * (number + 1))
+    return tmp_path / "music"
+
+
+def run(music, store, **options):
+    return build(music, store, **{"encoder": TOY, "jobs": 2, **options})
+
+
+def test_builds_then_skips_then_takes_in_what_is_new(music, tmp_path, write_audio):
+    """A second build encodes nothing; a third encodes the one new file."""
+    first = run(music, tmp_path / "store")
+    assert (first.found, first.added, first.failed) == (6, 6, 0)
+    assert first.seconds_audio == pytest.approx(15.0, abs=0.2)
+    second = run(music, tmp_path / "store")
+    assert (second.added, second.skipped) == (0, 6)
+    write_audio("music/rock/new/song.wav", frequency=1234.0)
+    third = run(music, tmp_path / "store")
+    assert (third.added, third.skipped, third.tracks) == (1, 6, 7)
+
+
+def test_default_encoder_is_the_stores_own(music, tmp_path, write_audio):
+    """Whoever adds files tomorrow need not repeat the encoder or its options."""
+    build(music, tmp_path / "store", encoder=EncoderOptions(name=TOY, layers="1"))
+    write_audio("music/rock/new/song.wav", frequency=1234.0)
+    report = build(music, tmp_path / "store")
+    assert report.added == 1
+    assert EmbeddingStore.open(tmp_path / "store").layer(1).values.shape == (7, 6)
+
+
+def test_vectors_do_not_depend_on_jobs_or_order(music, tmp_path):
+    """The same audio has the same float16 vector whatever the number of lanes."""
+    stores = [EmbeddingStore.open(run(music, tmp_path / f"store{jobs}", jobs=jobs).store) for jobs in (1, 3)]
+    rows = [dict(zip(m.track_ids, m.values, strict=True)) for m in (store.layer(1) for store in stores)]
+    assert rows[0].keys() == rows[1].keys()
+    assert all(np.array_equal(rows[0][key], rows[1][key]) for key in rows[0])
+
+
+def test_stored_vector_is_what_the_encoder_says(music, tmp_path):
+    """A row equals the frame-weighted mean of the windows of that file, and embed_file finds the same key."""
+    store = EmbeddingStore.open(run(music, tmp_path / "store").store)
+    path = next(music.rglob("*.flac"))
+    key, embeddings = embed_file(store, path)
+    matrix = store.layer(1)
+    row = matrix.values[matrix.keys.tolist().index(key)]
+    np.testing.assert_allclose(row, embeddings.vectors[1], rtol=1e-3)
+    assert store.track(str(path)).key == key
+
+
+def test_moved_touched_and_copied_files_are_not_encoded_again(music, tmp_path, write_audio):
+    """New names, new stamps and second copies of a known sound cost no encoding; copies share a row."""
+    run(music, tmp_path / "store")
+    song = next(music.glob("blues/*/*.wav"))
+    shutil.copy(song, music / "jazz" / "copy.wav")
+    moved = next(music.glob("rock/*/*.ogg"))
+    moved.rename(music / "rock" / "moved.ogg")
+    touched = next(music.glob("jazz/*/*.flac"))
+    os.utime(touched, ns=(1, 1))
+    report = run(music, tmp_path / "store")
+    assert (report.added, report.known, report.skipped, report.tracks) == (0, 3, 4, 6)
+    store = EmbeddingStore.open(tmp_path / "store")
+    track = store.track(str(song))
+    assert sorted(Path(file.full_path).name for file in track.files) == sorted([song.name, "copy.wav"])
+    assert track.labels.genres == ("blues", "jazz"), "a sound in two genre folders has both genres"
+
+
+def test_retagged_file_is_recognised_by_its_sound(music, tmp_path, write_audio):
+    """Other bytes with the same samples are the same track."""
+    run(music, tmp_path / "store")
+    song = next(music.glob("blues/*/*.wav"))
+    with song.open("ab") as file:
+        file.write(b"LIST\x04\x00\x00\x00INFO")
+    assert run(music, tmp_path / "store").known == 1
+
+
+def test_broken_files_become_failures_and_stop_nothing(music, tmp_path, write_audio):
+    """Each unusable file leaves one row with stage and reason; the others are stored."""
+    (music / "blues" / "text.mp3").write_text("these are words, not sound\n" * 50)
+    (music / "blues" / "empty.flac").touch()
+    write_audio("music/rock/blip.wav", seconds=0.01)
+    write_audio("music/rock/nan.wav", samples=np.full(16000, np.nan, np.float32), subtype="FLOAT")
+    report = run(music, tmp_path / "store")
+    assert (report.added, report.failed) == (6, 4)
+    failures = {Path(f.file.path).name: f for f in EmbeddingStore.open(tmp_path / "store").failures()}
+    assert set(failures) == {"text.mp3", "empty.flac", "blip.wav", "nan.wav"}
+    assert all(f.reason and "\n" not in f.reason and f.stage for f in failures.values())
+    again = run(music, tmp_path / "store")
+    assert (again.added, again.skipped, again.failed) == (0, 6, 4)
+
+
+def test_failed_file_is_tried_again_when_it_changes_or_when_asked(music, tmp_path, write_audio):
+    """A mended file is stored and leaves the list of failures."""
+    (music / "blues" / "song.wav").write_bytes(b"RIFF nothing")
+    assert run(music, tmp_path / "store").failed == 1
+    assert run(music, tmp_path / "store", retry_failed=True).failed == 1
+    write_audio("music/blues/song.wav", frequency=99.0)
+    report = run(music, tmp_path / "store")
+    assert (report.added, report.failed) == (1, 0)
+    assert EmbeddingStore.open(tmp_path / "store").failures() == []
+
+
+def test_nan_from_the_encoder_fails_one_track_only(music, tmp_path, write_audio):
+    """A model that gives NaN for one sound costs that sound."""
+    loud = np.sign(np.sin(np.arange(40000))).astype(np.float32)
+    write_audio("music/rock/loud.wav", samples=loud)
+    report = build(music, tmp_path / "store", encoder=EncoderOptions(name=TOY, model="nan"))
+    assert (report.added, report.failed) == (6, 1)
+    (failure,) = EmbeddingStore.open(tmp_path / "store").failures()
+    assert failure.stage == "encode"
+    assert "NaN" in failure.reason
+
+
+def test_labels_follow_their_source_without_encoding(music, tmp_path):
+    """Labels can change on a built store; a later build without --labels keeps their source."""
+    run(music, tmp_path / "store")
+    table = tmp_path / "labels.csv"
+    rows = [f"{path.relative_to(music)},polka,someone" for path in music.rglob("song*")]
+    table.write_text("path,genre,artist\n" + "\n".join(rows) + "\n")
+    report = run(music, tmp_path / "store", labels=table)
+    assert (report.added, report.skipped) == (0, 6)
+    labels = EmbeddingStore.open(tmp_path / "store").labels()
+    assert {label.genres for label in labels.values()} == {("polka",)}
+    run(music, tmp_path / "store")
+    labels = EmbeddingStore.open(tmp_path / "store").labels()
+    assert {label.genres for label in labels.values()} == {("polka",)}
+    run(music, tmp_path / "store", labels="folder")
+    labels = EmbeddingStore.open(tmp_path / "store").labels()
+    assert {label.genres for label in labels.values()} == {("blues",), ("jazz",), ("rock",)}
+
+
+def test_another_recipe_is_refused_and_named(music, tmp_path):
+    """Rows of two recipes never share a store; the message says which field differs."""
+    run(music, tmp_path / "store")
+    with pytest.raises(EncoderMismatchError, match="layers"):
+        build(music, tmp_path / "store", encoder=EncoderOptions(name=TOY, layers="0"))
+
+
+@pytest.mark.parametrize("make", ["missing", "file", "empty"])
+def test_folders_without_audio_are_refused(tmp_path, make):
+    """A missing folder, a file and an empty folder each get one clear line, and no store appears."""
+    folder = tmp_path / "music"
+    if make == "file":
+        folder.write_text("x")
+    elif make == "empty":
+        folder.mkdir()
+    with pytest.raises(ParameterError, match="music"):
+        run(folder, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_store_path_that_is_a_file_is_refused_before_work(music, tmp_path):
+    """A file where the store should be is left alone."""
+    (tmp_path / "store").write_text("mine")
+    with pytest.raises(StoreError, match="store"):
+        run(music, tmp_path / "store")
+    assert (tmp_path / "store").read_text() == "mine"
+
+
+def test_two_builds_at_once_do_not_mix(music, tmp_path):
+    """The second writer is told who writes."""
+    run(music, tmp_path / "store")
+    with EmbeddingStore.open(tmp_path / "store").writer(), pytest.raises(StoreLockedError, match=str(os.getpid())):
+        run(music, tmp_path / "store", retry_failed=True)
+
+
+def test_estimate_writes_nothing_and_counts(music, tmp_path):
+    """A dry run tells files, seconds and bytes, and makes no store."""
+    plan = estimate(music, tmp_path / "store", encoder=TOY)
+    assert (plan.found, plan.todo, plan.skipped) == (6, 6, 0)
+    assert plan.seconds_audio == pytest.approx(15.0, rel=0.1)
+    assert plan.bytes == 6 * 10 * 2
+    assert not (tmp_path / "store").exists()
+
+
+def test_encoder_of_refuses_other_weights(music, tmp_path):
+    """A query is never heard by another model than the store's rows."""
+    store = EmbeddingStore.open(build(music, tmp_path / "store", encoder=EncoderOptions(name=TOY, layers="1")).store)
+    assert encoder_of(store).card.layers == store.card.layers
+    fingerprint = {**store.recipe, "revision": "2"}
+    with pytest.raises(EncoderMismatchError, match="revision"):
+        store.check_recipe(fingerprint)
+
+
+def test_keyboard_interrupt_keeps_what_is_finished(music, tmp_path):
+    """Ctrl-C commits the finished tracks; the same call goes on from there."""
+
+    def stop_after_two(done, total, outcome):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    report = run(music, tmp_path / "store", jobs=1, progress=stop_after_two)
+    assert report.interrupted
+    assert report.added == len(EmbeddingStore.open(tmp_path / "store")) == 2
+    assert run(music, tmp_path / "store").added == 4
+
+
+BUILD = """
+import sys
+sys.path.insert(0, {plugins!r})
+from embedstore.pipeline import EncoderOptions, build
+build({music!r}, {store!r}, encoder=EncoderOptions(name={toy!r}, model="slow"), jobs=2,
+      progress=lambda done, total, outcome: print(done, flush=True))
+"""
+
+
+def test_killed_build_is_resumed_and_equal_to_an_undisturbed_one(tmp_path, write_audio, monkeypatch):
+    """SIGKILL in the middle, again and again: the finished store equals one that was never disturbed."""
+    for number in range(150):
+        write_audio(f"music/g{number % 3}/{number}.wav", seconds=0.3, frequency=100.0 + 7 * number)
+    music, store = tmp_path / "music", tmp_path / "store"
+    code = BUILD.format(plugins=PLUGINS, music=str(music), store=str(store), toy=TOY)
+    for kill_at in (30, 80):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:
+            if int(line) >= kill_at:
+                process.send_signal(signal.SIGKILL)
+        process.wait()
+    final = build(music, store, jobs=2)
+    assert final.added < 150, "nothing survived the kills"
+    calm = EmbeddingStore.open(build(music, tmp_path / "calm", encoder=EncoderOptions(name=TOY, model="slow")).store)
+    stormy = EmbeddingStore.open(store)
+    assert stormy.verify().ok
+    rows = [dict(zip(m.track_ids, m.values.tolist(), strict=True)) for m in (calm.layer(1), stormy.layer(1))]
+    assert len(rows[0]) == 150
+    assert rows[0] == rows[1]
