@@ -1,0 +1,45 @@
+"""Scores equal scikit-learn's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from probes.measures import Tallies, accuracy, balanced_accuracy, confusion, f1_per_class, macro_f1, tally
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
+def test_scores_equal_scikit_learns(pairs: list[tuple[int, int]]) -> None:
+    """Every measure agrees with sklearn.metrics to 1e-12, absent classes included."""
+    y, p = np.array(pairs, dtype=np.int64).T
+    t = tally(y, p, 5)
+    options = {"labels": range(5), "zero_division": 0}
+    assert macro_f1(t) == pytest.approx(metrics.f1_score(y, p, average="macro", **options), abs=1e-12)
+    assert f1_per_class(t) == pytest.approx(metrics.f1_score(y, p, average=None, **options), abs=1e-12)
+    assert accuracy(t) == pytest.approx(metrics.accuracy_score(y, p), abs=1e-12)
+    present = np.unique(y)
+    recalls = metrics.recall_score(y, p, labels=present, average="macro", zero_division=0)
+    assert balanced_accuracy(t) == pytest.approx(recalls, abs=1e-12)
+    assert macro_f1(t, absent="skip") == pytest.approx(
+        metrics.f1_score(y, p, average="macro", labels=present, zero_division=0), abs=1e-12
+    )
+    assert (confusion(y, p, 5) == metrics.confusion_matrix(y, p, labels=range(5))).all()
+
+
+def test_many_rows_are_scored_at_once() -> None:
+    """Leading axes are layers, seeds, ...: each is scored as if alone."""
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(4, size=30), rng.integers(4, size=(3, 2, 30))
+    together = macro_f1(tally(y, p, 4))
+    assert together.shape == (3, 2)
+    assert together[2, 1] == macro_f1(tally(y, p[2, 1], 4))
+
+
+def test_absent_class_is_zero_or_left_out() -> None:
+    """A class nobody has and nobody predicted counts 0 by default and is left out on request."""
+    t = Tallies(np.array([2, 0]), np.array([2, 0]), np.array([2, 0]))
+    assert macro_f1(t) == 0.5
+    assert macro_f1(t, absent="skip") == 1
