@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from embedstore.types import AudioFile, Floats, LayerEmbeddings
 
 __all__ = ["Known", "Outcome", "Stopwatch", "encode_file", "run_lanes", "use_one_thread"]
 
-BATCH = 16  # windows that an encoder is given at once, and that wait for it: bounds the memory of a lane
+BATCH = 4  # windows given to an encoder at once: bounds the memory of a lane, and the wait after Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class _Channel(queue.Queue[Any]):
 
 def run_lanes(
     files: list[AudioFile], encoder: Encoder, known: Known, *, jobs: int, timeout: float, watch: Stopwatch
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Decode and encode `files` in `jobs` lanes; outcomes come as they are ready, in any order.
 
     Closing the iterator, or an exception in its consumer, stops the lanes and their decoder processes.
@@ -149,7 +149,7 @@ def run_lanes(
         try:
             use_one_thread()
             with Decoder(encoder.card.sample_rate, timeout=timeout) as decoder:
-                pieces = _Channel(BATCH, stop)
+                pieces = _Channel(4 * BATCH, stop)
                 threading.Thread(target=_decode, args=(decoder, todo, known, encoder, pieces), daemon=True).start()
                 for outcome in _encode(pieces, encoder, watch):
                     outcomes.send(outcome)
@@ -195,7 +195,8 @@ def encode_file(path: str, encoder: Encoder, *, timeout: float = 60.0) -> tuple[
     EncoderError
         The encoder gave no finite vectors.
     """
-    pool, batch = MeanPool(), []
+    batch: list[Floats] = []
+    pool = MeanPool()
     with Decoder(encoder.card.sample_rate, timeout=timeout) as decoder:
         report = decoder.inspect(path)
         for window in _windows(decoder, path, encoder):
@@ -260,7 +261,8 @@ def _pieces(decoder: Decoder, file: AudioFile, known: Known, encoder: Encoder) -
 def _encode(pieces: _Channel, encoder: Encoder, watch: Stopwatch) -> Iterator[Outcome]:
     """Turn a lane's pieces into outcomes."""
     begin: _Begin | None = None
-    pool, batch = MeanPool(), []
+    batch: list[Floats] = []
+    pool = MeanPool()
     while (piece := pieces.receive()) is not None:
         if isinstance(piece, Exception):
             raise piece

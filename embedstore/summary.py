@@ -1,0 +1,56 @@
+"""What a store holds, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from embedstore.index import index_coverage
+from embedstore.store import EmbeddingStore
+from embedstore.types import Layer
+
+__all__ = ["summarize"]
+
+
+def summarize(store: EmbeddingStore) -> dict[str, Any]:
+    """Count what a store holds: plain data for `info`.
+
+    Returns
+    -------
+    dict
+        ``path``, ``tracks``, ``files``, ``failures``, ``seconds``, ``layers``, ``dim`` (one number, or a list where
+        layers differ), ``dtype``, ``encoder`` (the card), ``recipe``, ``fingerprint``, ``genres`` and ``artists``
+        (name -> tracks, most first), ``unlabelled``, ``bytes``, ``warnings``, ``indices``, ``problems``.
+    """
+    tracks, labels, card = store.tracks(), store.labels(), store.card
+    described = [labels[track.key] for track in tracks if track.key in labels]
+    dims = [layer.dim for layer in card.layers]
+    return {
+        "path": str(store.path),
+        "tracks": len(tracks),
+        "files": sum(len(track.files) for track in tracks),
+        "failures": len(store.failures()),
+        "seconds": sum(track.seconds for track in tracks),
+        "layers": [layer.number for layer in card.layers],
+        "layer_names": [_layer_name(layer) for layer in card.layers],
+        "dim": dims[0] if len(set(dims)) == 1 else dims,
+        "dtype": store.recipe["dtype"],
+        "encoder": card.to_dict(),
+        "recipe": store.recipe,
+        "fingerprint": store.fingerprint,
+        "genres": _counted(genre for one in described for genre in one.genres),
+        "artists": _counted(artist for one in described for artist in one.artists),
+        "unlabelled": len(tracks) - sum(bool(one.genres) for one in described),
+        "bytes": store.nbytes(),
+        "warnings": sum(bool(track.warnings) for track in tracks),
+        "indices": index_coverage(store),
+        "problems": list(store.problems),
+    }
+
+
+def _layer_name(layer: Layer) -> str:
+    return str(layer.number) if layer.name == f"layer {layer.number}" else f"{layer.number} {layer.name}"
+
+
+def _counted(names: Any) -> dict[str, int]:
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,237 @@
+"""The front door: exit codes, one clear line for each fault, JSON and nothing else on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import cli
+
+PLUGINS = str(Path(__file__).parent / "plugins")
+
+
+@pytest.fixture(autouse=True)
+def toy_on_path(monkeypatch, tmp_path):
+    """Let `module:Class` find the toy encoder; run in an empty folder."""
+    monkeypatch.syspath_prepend(PLUGINS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EMBEDSTORE_STORE", raising=False)
+
+
+@pytest.fixture
+def embedstore():
+    """Run one command; a crash with a traceback fails the test."""
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(cli.main, [str(a) for a in arguments])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        if code:
+            assert len(result.stderr.strip().splitlines()) <= 6, result.stderr
+        return json.loads(result.stdout) if "--json" in arguments and not code else result
+
+    return run
+
+
+@pytest.fixture
+def music(write_audio):
+    """Three genres, three artists each, two tracks an artist; genre is pitch, artist is a little detuning."""
+    rng = np.random.default_rng(0)
+    for genre, pitch in (("blues", 200), ("jazz", 900), ("rock", 2500)):
+        for artist in range(3):
+            for song in range(2):
+                time = np.arange(16000) / 8000
+                sound = np.sin(2 * np.pi * (pitch + 20 * artist + 5 * song) * time) * 0.4 + rng.normal(0, 0.05, 16000)
+                write_audio(
+                    f"music/{genre}/{genre}-{artist}/{song}.flac", sample_rate=8000, samples=sound.astype(np.float32)
+                )
+    return "music"
+
+
+@pytest.fixture
+def store(embedstore, music):
+    """Build a store."""
+    embedstore("build", music, "--encoder", "toy_encoder:Toy", "--json")
+    return "embeddings"
+
+
+def test_build_info_failures_verify_speak_json(embedstore, music):
+    """The commands of a first evening, with the keys that were promised."""
+    Path(music, "blues", "broken.mp3").write_text("no sound")
+    built = embedstore("build", music, "--encoder", "toy_encoder:Toy", "--json")
+    assert (built["added"], built["skipped"], built["failed"]) == (18, 0, 1)
+    assert built.keys() >= {"seconds_audio", "seconds_wall", "store"}
+    info = embedstore("info", "--json")
+    assert info.keys() >= {"tracks", "failures", "layers", "dim", "dtype", "encoder", "recipe", "genres", "bytes"}
+    assert (info["tracks"], info["failures"], info["layers"], info["dim"]) == (18, 1, [0, 1], [4, 6])
+    assert info["genres"] == {"blues": 6, "jazz": 6, "rock": 6}
+    (failure,) = embedstore("failures", "--json")
+    assert failure.keys() >= {"path", "stage", "reason"}
+    assert Path(failure["path"]).exists()
+    report = embedstore("verify", "--json")
+    assert (report["ok"], report["rows"], report["problems"]) == (True, 18, [])
+
+
+def test_search_finds_the_genre_by_track_file_and_name(embedstore, store, write_audio):
+    """Pitch is genre here, so the nearest tracks must share it; all three kinds of query agree on the shape."""
+    path = "music/jazz/jazz-1/0.flac"
+    by_track = embedstore("search", path, "-k", 3, "--layer", "1", "--json")
+    assert {hit["genre"] for hit in by_track["results"]} == {"jazz"}
+    assert all(not hit["path"].endswith(path) for hit in by_track["results"]), "a track is not its own neighbour"
+    assert by_track["results"][0].keys() >= {"rank", "track", "path", "genre", "artist", "score"}
+    by_id = embedstore("search", by_track["results"][0]["track"], "-k", 3, "--layer", "1", "--json")
+    assert {hit["genre"] for hit in by_id["results"]} == {"jazz"}
+    time = np.arange(16000) / 8000
+    write_audio("new.wav", sample_rate=8000, samples=(0.4 * np.sin(2 * np.pi * 2510 * time)).astype(np.float32))
+    by_file = embedstore("search", "new.wav", "-k", 3, "--layer", "1", "--json")
+    assert {hit["genre"] for hit in by_file["results"]} == {"rock"}
+    by_genre = embedstore("search", "--genre", "blues", "-k", 6, "--layer", "1", "--json")
+    assert {hit["genre"] for hit in by_genre["results"]} == {"blues"}
+    scores = [hit["score"] for hit in by_genre["results"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_index_does_not_change_the_answer(embedstore, store):
+    """Search through an index and without one gives the same tracks."""
+    before = embedstore("search", "--genre", "rock", "--layer", "1", "--json")
+    report = embedstore("index", "--layer", "1", "--json")
+    assert report.keys() >= {"kind", "layer", "rows", "recall_at_10", "seconds"}
+    assert (report["rows"], report["recall_at_10"]) == (18, 1.0)
+    after = embedstore("search", "--genre", "rock", "--layer", "1", "--json")
+    assert [hit["track"] for hit in after["results"]] == [hit["track"] for hit in before["results"]]
+
+
+def test_probe_reports_scores_with_intervals(embedstore, store):
+    """Pitch is genre: the spectrum layer must beat the loudness layer, and files land in --report."""
+    report = embedstore("probe", "--probe", "knn", "--folds", 3, "--seeds", 1, "--jobs", 1, "--report", "out", "--json")
+    assert report.keys() >= {
+        "probe",
+        "genres",
+        "n_tracks",
+        "excluded",
+        "protocol",
+        "results",
+        "best_layer",
+        "confusion",
+        "baselines",
+    }
+    loud, bands = report["results"]
+    assert bands["macro_f1"]["low"] <= bands["macro_f1"]["value"] <= bands["macro_f1"]["high"]
+    assert bands["macro_f1"]["value"] > 0.9 > loud["macro_f1"]["value"]
+    assert report["best_layer"] == 1
+    assert {"report.json", "layers.csv", "layers.png"} <= {path.name for path in Path("out").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["build", "nowhere", "--encoder", "toy_encoder:Toy"], ["nowhere"]),
+        (["build", "music", "--encoder", "music2vek"], ["unknown encoder", "did you mean 'music2vec'"]),
+        (["build", "music", "--encoder", "toy_encoder:Toy", "--store", "file"], ["file"]),
+        (["build", "music", "--encoder", "toy_encoder:Toy", "--labels", "none.csv"], ["none.csv"]),
+        (["info", "--store", "nowhere"], ["nowhere", "build"]),
+        (["search", "x.wav", "--store", "nowhere"], ["nowhere"]),
+        (["search", "no such song"], ["no such song"]),
+        (["search", "--genre", "blus"], ["blues"]),
+        (["search", "--genre", "blues", "--layer", "7"], ["layer", "7"]),
+        (["search", "--genre", "blues", "--layer", "mean"], ["width"]),
+        (["probe", "--probe", "knm"], ["did you mean 'knn'"]),
+        (["probe", "--genres", "20"], ["20", "3"]),
+        (["probe", "--genres", "blues,jaz"], ["jaz", "jazz"]),
+        (["probe", "--layer", "9"], ["9"]),
+        (["index", "--kind", "flot"], ["flot", "flat"]),
+    ],
+)
+def test_faults_are_one_line_and_exit_1(embedstore, store, arguments, words):
+    """Each says what was asked and what there is; nothing goes to stdout."""
+    Path("file").write_text("x")
+    result = embedstore(*arguments, code=1)
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["search"], ["search", "a", "--genre", "b"], ["build"], ["probe", "--folds", "1"], ["nothing"]]
+)
+def test_usage_errors_exit_2(embedstore, store, arguments):
+    """Wrong options are click's business."""
+    embedstore(*arguments, code=2)
+
+
+def test_folder_of_only_broken_files_exits_1_and_lists_them(embedstore):
+    """Nothing could be stored: that is a failure, and the list says why."""
+    Path("bad").mkdir()
+    for number in range(3):
+        Path("bad", f"{number}.mp3").write_text("words")
+    embedstore("build", "bad", "--encoder", "toy_encoder:Toy", code=1)
+    assert len(embedstore("failures", "--json")) == 3
+    assert embedstore("search", "--genre", "x", code=1).stderr
+
+
+def test_strict_exits_1_if_any_file_failed(embedstore, music):
+    """--strict is for scripts that need every file."""
+    Path(music, "blues", "broken.mp3").write_text("no sound")
+    embedstore("build", music, "--encoder", "toy_encoder:Toy", "--strict", code=1)
+    assert embedstore("info", "--json")["tracks"] == 18
+
+
+def test_store_can_be_named_by_the_environment(embedstore, music, monkeypatch):
+    """EMBEDSTORE_STORE is the default of --store."""
+    monkeypatch.setenv("EMBEDSTORE_STORE", "elsewhere")
+    embedstore("build", music, "--encoder", "toy_encoder:Toy")
+    assert Path("elsewhere", "store.json").exists()
+
+
+def test_dry_run_writes_nothing(embedstore, music):
+    """It counts and estimates."""
+    plan = embedstore("build", music, "--encoder", "toy_encoder:Toy", "--dry-run", "--json")
+    assert plan["todo"] == 18
+    assert plan["seconds_audio"] == pytest.approx(36, rel=0.05)
+    assert not Path("embeddings").exists()
+
+
+def test_names_cannot_reach_the_terminal(embedstore, write_audio):
+    """Escape sequences in file names are shown, not obeyed."""
+    write_audio("music/blues/\x1b[31mred\x07.wav")
+    Path("music", "blues", "\x1b]0;title\x07.mp3").write_text("words")
+    embedstore("build", "music", "--encoder", "toy_encoder:Toy")
+    for command in (["info"], ["failures"], ["search", "--genre", "blues"]):
+        output = embedstore(*command).output
+        assert "\x1b" not in output
+        assert "\x07" not in output
+
+
+def test_plugins_and_doctor_know_the_rooms(embedstore):
+    """Every room is listed; doctor names versions and owners."""
+    rooms = embedstore("plugins", "--json")
+    assert {"music2vec", "musicnn", "mfcc"} <= rooms["encoders"].keys()
+    assert {"knn", "logistic", "mlp"} <= rooms["probes"].keys()
+    findings = json.loads(CliRunner().invoke(cli.main, ["doctor", "--json"]).stdout)
+    assert findings["versions"]["torch"]
+    assert findings["owners"].keys() == {"embedstore", "probes", "cli"}
+
+
+def test_help_of_every_command_has_an_example_of_itself():
+    """`--help` works for each command and says what it does."""
+    for name, command in cli.main.commands.items():
+        result = CliRunner().invoke(cli.main, [name, "--help"])
+        assert result.exit_code == 0
+        assert command.help.split(".")[0].split(":")[0].strip()[:20] in result.output.replace("\n ", "")
+
+
+def test_progress_off_a_terminal_is_quiet(music):
+    """A log gets the result and no bar: no carriage returns, no escape sequences."""
+    environment = {**os.environ, "PYTHONPATH": PLUGINS, "FORCE_COLOR": "0"}
+    command = [sys.executable, "-m", "cli", "build", music, "--encoder", "toy_encoder:Toy"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "18 added" in result.stdout
+    assert result.stderr == ""
