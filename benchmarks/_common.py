@@ -41,11 +41,18 @@ def repeat(run: Callable[[], Any], *, times: int = 5, warm: int = 1) -> Timing:
     return side_by_side({"": run}, times=times, warm=warm)[""]
 
 
-def side_by_side(runs: dict[str, Callable[[], Any]], *, times: int = 5, warm: int = 1) -> dict[str, Timing]:
-    """Time several calls in turn, round by round, so that a noisy moment of the machine meets them all."""
+def side_by_side(
+    runs: dict[str, Callable[[], Any]], *, times: int = 5, warm: int = 1, before: Callable[[], Any] | None = None
+) -> dict[str, Timing]:
+    """Time several calls in turn, round by round, so that a noisy moment of the machine meets them all.
+
+    `before` is called before each of them and not timed.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warm + times):
         for name, run in runs.items():
+            if before is not None:
+                before()
             began = time.perf_counter()
             run()
             if turn >= warm:

@@ -1,8 +1,8 @@
 """Claim: one layer of a library is read from the store faster than from a file per track, or from rows of one big file.
 
 10,000 tracks x 13 layers x 768 values, float16, written by the real writer (commits of 64 tracks); the same vectors as
-one .npy file per track, and as one HDF5 file chunked by track: the two ways that people use. All three are read warm
-(from the page cache), in turn. Also: what a commit costs, and of what it is made.
+one .npy file per track, and as one HDF5 file chunked by track: the two ways that people use. All three are read in
+turn, warm (from the page cache) and cold (from the disk). Also: what a commit costs, and of what it is made.
 
 Run: python benchmarks/store_read.py [--tracks 10000] [--repeats 5]
 """
@@ -10,8 +10,10 @@ Run: python benchmarks/store_read.py [--tracks 10000] [--repeats 5]
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -83,10 +85,6 @@ def read(store: EmbeddingStore, folder: Path, n: int, repeats: int) -> None:
         names = [folder / "npy" / f"{i:06d}.npy" for i in range(n)]
         out["npy"] = np.stack([np.load(name)[LAYER] for name in names]).astype(np.float32)
 
-    def from_mapped_npy() -> None:
-        names = [folder / "npy" / f"{i:06d}.npy" for i in range(n)]
-        out["mapped"] = np.stack([np.load(name, mmap_mode="r")[LAYER] for name in names]).astype(np.float32)
-
     def from_rows() -> None:
         with h5py.File(folder / "rows.h5", "r") as file:
             out["rows"] = file["embeddings"][:, LAYER].astype(np.float32)
@@ -94,21 +92,29 @@ def read(store: EmbeddingStore, folder: Path, n: int, repeats: int) -> None:
     runs = {
         f"embedstore, {len(store.shards())} shards": from_store,
         ".npy per track": from_npy,
-        ".npy per track, memory-mapped": from_mapped_npy,
         "one HDF5 file, a chunk per track": from_rows,
     }
-    timings = side_by_side(runs, times=repeats)
-    ours = timings[next(iter(timings))].median
-    rows = [
-        (
-            name,
-            timing,
-            f"{timing.median / ours:.1f} x",
-            "equal" if np.array_equal(values, out["store"]) else "DIFFERENT",
-        )
-        for (name, timing), values in zip(timings.items(), out.values(), strict=True)
-    ]
-    print(table([f"one layer of {n:,} tracks, warm", "median (range)", "against the store", "values"], rows))
+    states: dict[str, Callable[[], None] | None] = {"warm": None}
+    if hasattr(os, "posix_fadvise"):  # not on every system
+        states["cold"] = lambda: drop_from_cache(folder)
+    for state, before in states.items():
+        timings = side_by_side(runs, times=repeats, warm=state == "warm", before=before)
+        ours = timings[next(iter(timings))].median
+        agree = ["equal" if np.array_equal(values, out["store"]) else "DIFFERENT" for values in out.values()]
+        rows = [
+            (name, timing, f"{timing.median / ours:.1f} x", same)
+            for (name, timing), same in zip(timings.items(), agree, strict=True)
+        ]
+        columns = [f"one layer of {n:,} tracks, {state}", "median (range)", "against the store", "values"]
+        print(f"{table(columns, rows)}\n")
+
+
+def drop_from_cache(folder: Path) -> None:
+    """Have the system forget the content of all files: the next read comes from the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def main() -> None:
@@ -120,6 +126,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store, commits = write(folder, options.tracks)
+        os.sync()  # what is not on the disk yet cannot be dropped from the cache
         read(store, folder, options.tracks, options.repeats)
         opened = repeat(lambda: EmbeddingStore.open(store.path).close(), times=options.repeats)
         (store.path / "catalog.sqlite").unlink()
@@ -135,9 +142,8 @@ def main() -> None:
             ("100 random rows of a layer", repeat(lambda: store.vectors(some, LAYER), times=options.repeats)),
             ("verify, every value", repeat(store.verify, times=1, warm=0)),
         ]
-        print(
-            "\n" + table([f"a store of {len(store):,} tracks, {store.nbytes() / 1e6:.0f} MB", "median (range)"], rows)
-        )
+        columns = [f"a store of {len(store):,} tracks, {store.nbytes() / 1e6:.0f} MB", "median (range)"]
+        print(table(columns, rows))
 
 
 if __name__ == "__main__":

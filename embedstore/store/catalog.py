@@ -201,7 +201,7 @@ class Catalog:
         run = self._db.execute
         match item:
             case records.Row(track, hashes):
-                labels = json.dumps(track.labels.to_dict())
+                labels = json.dumps(vars(track.labels))
                 values = (track.seconds, track.sample_rate, track.channels, json.dumps(track.warnings), labels)
                 run("INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (track.key, place, row, *values))
                 for file, file_hash in zip(track.files, hashes, strict=True):
@@ -214,7 +214,7 @@ class Catalog:
                 path, *stamp = _place(file)
                 run("UPDATE files SET below = ?, size = ?, mtime_ns = ? WHERE path = ?", (*stamp, path))
             case records.Label(key, labels):
-                run("UPDATE tracks SET labels = ? WHERE key = ?", (json.dumps(labels.to_dict()), key))
+                run("UPDATE tracks SET labels = ? WHERE key = ?", (json.dumps(vars(labels)), key))
             case records.Forget(path):
                 run("DELETE FROM files WHERE path = ?", (os.fsencode(path),))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from embedstore.errors import StoreFormatError
@@ -173,10 +173,16 @@ def _labels(data: Any) -> TrackLabels:
 
 def row_record(row: Row) -> dict[str, Any]:
     """Make the JSON object of one track in a shard."""
-    record = asdict(row.track)
-    del record["key"]  # has a dataset of its own
-    record["files"] = [{**file, "hash": h} for file, h in zip(record["files"], row.hashes, strict=True)]
-    return {**record, "seconds": float(row.track.seconds), "n_frames": row.n_frames}
+    track = row.track
+    return {
+        "files": [{**vars(file), "hash": h} for file, h in zip(track.files, row.hashes, strict=True)],
+        "seconds": float(track.seconds),
+        "sample_rate": track.sample_rate,
+        "channels": track.channels,
+        "n_frames": row.n_frames,
+        "warnings": track.warnings,
+        "labels": vars(track.labels),
+    }
 
 
 def read_row(key: int, data: Any) -> Row:
@@ -210,7 +216,8 @@ _READ: dict[str, Callable[[Any], Any]] = {
 
 def statement_record(statement: Statement) -> dict[str, Any]:
     """Make the JSON object of one statement in a delta."""
-    return {"do": type(statement).__name__.lower(), **asdict(statement)}
+    plain = {name: vars(v) if isinstance(v, (AudioFile, TrackLabels)) else v for name, v in vars(statement).items()}
+    return {"do": type(statement).__name__.lower(), **plain}
 
 
 def read_statement(data: Any) -> Statement:

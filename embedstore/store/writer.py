@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -64,6 +65,8 @@ class StoreWriter:
                 disk.remove_temporaries(self._path)
                 for name in ("shards", "deltas"):
                     (self._path / name).mkdir(exist_ok=True)
+                    if not os.access(self._path / name, os.W_OK):  # say it now, not after the first 64 tracks
+                        raise PermissionError(errno.EACCES, name)  # noqa: TRY301 - the block around it explains
                 self._catalog = self._take_catalog()
                 self._catalog.seal(WRITING)
                 self._next = 1 + max((commit.sequence for commit in disk.list_commits(self._path)[0]), default=0)

@@ -47,6 +47,7 @@ def test_killed_writers_lose_nothing(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_many_killed_writers_lose_nothing(tmp_path):
     """The same with 200 kills."""
     assert "200 kills" in run(HERE / "kill_writers.py", tmp_path / "s", 200, 1)
@@ -326,8 +327,10 @@ def test_two_writers_at_once(tmp_path, monkeypatch):
             StoreLockedError, match=rf"another process \(pid {os.getpid()} on .*\) is writing to .*/s; wait"
         ):
             other.writer().__enter__()
+        m.check(other, range(3))
         m.fill(w, [3])
     with other.writer() as w:
+        m.check(other, range(4))
         m.fill(w, [4])
     m.check(store, range(5))
 
@@ -341,7 +344,7 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "garbage", "link"])
+@pytest.mark.parametrize("damage", ["flip", "value", "truncate", "empty", "garbage", "link"])
 @pytest.mark.parametrize("catalogue", ["kept", "lost"])
 def test_a_damaged_shard(tmp_path, damage, catalogue):
     """A damaged shard is named, the others stay usable, its tracks are absent and can be stored again."""
@@ -351,6 +354,8 @@ def test_a_damaged_shard(tmp_path, damage, catalogue):
     match damage:
         case "flip":
             flip(victim, len(data) // 2)
+        case "value":
+            flip(victim, data.index(m.vectors(70).vectors[1].astype("<f2").tobytes()) + 3)
         case "truncate":
             victim.write_bytes(data[: len(data) // 2])
         case "empty":
