@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -35,12 +37,15 @@ class _Group(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no crash
         try:
             return super().invoke(ctx)
-        except EmbedstoreError as error:
-            from embedstore.terminal import printable
-
-            click.echo(f"embedstore: {printable(error)}", err=True)
+        except BrokenPipeError:
+            raise  # click ends quietly when the reader has gone
+        except (EmbedstoreError, OSError, MemoryError) as error:
+            click.echo(f"embedstore: {_one_line(str(error) or 'out of memory')}", err=True)
             ctx.exit(1)
 
 
@@ -70,16 +75,20 @@ def main() -> None:
 )
 @MODEL
 @click.option(
-    "--labels", metavar="folder|FILE.csv|none", help="Genre labels. [default: as before; folder for a new store]"
+    "--labels",
+    metavar="folder|FILE.csv|none",
+    help="Genre labels; files that it does not name lose theirs. [default: as before for this folder; folder for a new store]",
 )
 @click.option("--path-column", help="CSV column that holds the path.")
 @click.option("--label-column", help="CSV column that holds the genre.")
 @click.option("--artist-column", help="CSV column that holds the artist.")
 @click.option("--layers", metavar="all|0-6|3,5", help="Layers to keep; the network stops after the last one.")
 @click.option(
-    "--window", metavar="SECONDS|track", help="Sound that the model hears at once. [default: the model's own]"
+    "--window",
+    metavar="SECONDS|track",
+    help="Sound that the model hears at once; 'track' needs memory for whole files. [default: the model's own]",
 )
-@click.option("--seed", type=int, help="Of the random weights of --encoder random:NAME.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the random weights of --encoder random:NAME.")
 @DEVICE
 @click.option("--jobs", type=click.IntRange(min=1), help="Files at a time. [default: one per core]")
 @click.option("--limit", type=click.IntRange(min=1), help="Look at the first N files only.")
@@ -105,7 +114,8 @@ def build(
     """
     from embedstore import pipeline, terminal
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill commits what is finished, as Ctrl-C does
+    for polite in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(polite, signal.default_int_handler)  # commits what is finished, as Ctrl-C does
     arguments = _build_arguments(**options)
     if dry_run:
         _show(pipeline.estimate(audio_dir, store, **arguments).to_dict(), as_json, _print_estimate)
@@ -129,14 +139,15 @@ def info(store: str, as_json: bool) -> None:
 
 @main.command()
 @STORE
+@click.option(
+    "--warnings", is_flag=True, help="List what was stored with a warning instead, such as a file that stops early."
+)
 @JSON
-def failures(store: str, as_json: bool) -> None:
+def failures(store: str, warnings: bool, as_json: bool) -> None:
     """List the files that could not be stored, at which stage, and why."""
-    from embedstore import EmbeddingStore
+    from embedstore.summary import list_failures, list_warnings
 
-    rows = [
-        {"path": f.file.full_path, "stage": f.stage, "reason": f.reason} for f in EmbeddingStore.open(store).failures()
-    ]
+    rows = list_warnings(_open(store)) if warnings else list_failures(_open(store))
     _show(rows, as_json, _print_failures)
 
 
@@ -157,13 +168,13 @@ def verify(ctx: click.Context, /, store: str, as_json: bool) -> None:
 @STORE
 @click.option("--layer", help="Number, name or 'mean'. [default: the encoder's]")
 @click.option("--kind", default="auto", show_default=True, help="auto, flat or ivf.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @JSON
 def index(store: str, layer: str | None, kind: str, seed: int, as_json: bool) -> None:
     """Build a FAISS index of one layer and measure its recall and latency; search works without one, too."""
-    from embedstore import EmbeddingStore, build_index
+    from embedstore import build_index
 
-    report = build_index(EmbeddingStore.open(store), layer, kind=kind, seed=seed)
+    report = build_index(_open(store), layer, kind=kind, seed=seed)
     _show(report.to_dict(), as_json, _print_index)
 
 
@@ -178,13 +189,13 @@ def index(store: str, layer: str | None, kind: str, seed: int, as_json: bool) ->
 @JSON
 def search(query: str | None, store: str, as_json: bool, **options: Any) -> None:
     """Find the tracks that sound most like QUERY: a stored track (id or path) or any audio file."""
-    from embedstore import EmbeddingStore
     from embedstore.query import search as nearest
 
     if (query is None) == (options["genre"] is None):
         raise click.UsageError("give a QUERY or --genre NAME (one of the two)")
-    result = nearest(EmbeddingStore.open(store), query, **options)
-    _show(result.to_dict(), as_json, _print_search)
+    opened = _open(store)
+    result = nearest(opened, query, **options).to_dict()
+    _show({**result, "notes": [*opened.problems, *result["notes"]]}, as_json, lambda _: _print_search(result))
 
 
 @main.command()
@@ -221,10 +232,12 @@ def search(query: str | None, store: str, as_json: bool, **options: Any) -> None
 def probe(store: str, as_json: bool, folder: str | None, **options: Any) -> None:
     """Measure what each layer knows about genre: grouped folds, choices made inside training, intervals, baselines."""
     import probes
-    from embedstore import EmbeddingStore, terminal
+    from embedstore import terminal
 
+    if folder:
+        probes.make_folder(folder)  # say now that it cannot be written, not after the work
     with terminal.progress_bar("probing", quiet=as_json) as tell:
-        report = probes.evaluate(EmbeddingStore.open(store), progress=lambda d, t: tell(d, t, ""), **options)
+        report = probes.evaluate(_open(store), progress=lambda d, t: tell(d, t, ""), **options)
     files = probes.write_report(report, folder) if folder else []
     _show(report.to_dict(), as_json, lambda _: probes.print_report(report, files))
 
@@ -251,6 +264,8 @@ def doctor(ctx: click.Context, /, as_json: bool) -> None:
 
 
 # ---------------------------------------------------------------------------------------- arguments and printing
+
+MENDING = "what is damaged is left out; `embedstore build` encodes its tracks again, then delete the damaged files"
 
 
 def _build_arguments(**options: Any) -> dict[str, Any]:
@@ -280,6 +295,18 @@ class _Follow:
         )
 
 
+def _open(store: str) -> Any:
+    """Open a store, and say on stderr what of it is damaged: an answer from a part must not pass for the whole."""
+    from embedstore import EmbeddingStore
+
+    opened = EmbeddingStore.open(store)
+    for problem in opened.problems:
+        click.echo("note: " + _one_line(problem), err=True)
+    if opened.problems:
+        click.echo(f"note: {MENDING}", err=True)
+    return opened
+
+
 def _show(document: Any, as_json: bool, pretty: Any) -> None:
     from embedstore import terminal
 
@@ -306,7 +333,10 @@ def _print_build(report: dict[str, Any]) -> None:
     _echo(
         f"{report['found']} files: {report['added']} added, {report['known']} known sound, {report['skipped']} unchanged, "
         f"{report['failed']} failed; {took}\n{report['store']} now holds {report['tracks']} tracks"
+        + (f"; {report['relabelled']} have other labels than before" if report["relabelled"] else "")
     )
+    if report["vanished"]:
+        click.echo(f"{report['vanished']} files were gone when their turn came", err=True)
     if report["failed"]:
         click.echo("see: embedstore failures", err=True)
     if report["interrupted"]:
@@ -350,7 +380,9 @@ def _print_info(summary: dict[str, Any]) -> None:
         ("size", size(summary["bytes"])),
     ]
     rows += [("index", _index_line(one)) for one in summary["indices"]]
-    rows += [("warnings", f"{summary['warnings']} tracks")] if summary["warnings"] else []
+    rows += (
+        [("warnings", f"{summary['warnings']} tracks: embedstore failures --warnings")] if summary["warnings"] else []
+    )
     rows += [("problem", problem) for problem in summary["problems"]]
     show_table(("", ""), rows, title=summary["path"])
 
@@ -374,12 +406,14 @@ def _print_failures(rows: list[dict[str, str]]) -> None:
             ("stage", "path", "reason"), [(row["stage"], below_here(row["path"]), row["reason"]) for row in rows]
         )
     else:
-        click.echo("no failures")
+        click.echo("none")
 
 
 def _print_verify(report: dict[str, Any]) -> None:
     for problem in report["problems"]:
         click.echo(_one_line(problem), err=True)
+    if report["problems"]:
+        click.echo(MENDING, err=True)
     verdict = "all is well" if report["ok"] else f"{len(report['problems'])} problems"
     click.echo(f"{report['shards']} shards, {report['rows']} rows: {verdict}")
 
@@ -406,12 +440,11 @@ def _print_search(result: dict[str, Any]) -> None:
             hit["artist"] or "",
             hit["title"] or "",
             below_here(hit["path"]),
-            hit["track"],
         )
         for hit in result["results"]
     ]
     title = f"nearest to {result['query']}, layer {result['layer']} (cosine similarity)"
-    show_table(("rank>", "score>", "genre", "artist", "title", "path", "track"), rows, title=title)
+    show_table(("rank>", "score>", "genre", "artist", "title", "path"), rows, title=title)
 
 
 def _print_plugins(rooms: dict[str, dict[str, str]]) -> None:

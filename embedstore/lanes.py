@@ -7,6 +7,7 @@ of weights. Windows stream through a lane, so memory does not grow with the leng
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import sys
@@ -24,6 +25,7 @@ from embedstore.types import AudioFile, Floats, LayerEmbeddings
 
 __all__ = ["Known", "Outcome", "Stopwatch", "encode_file", "run_lanes", "use_one_thread"]
 
+WAITING = object()
 BATCH = 4  # windows given to an encoder at once: bounds the memory of a lane, and the wait after Ctrl-C
 
 
@@ -116,19 +118,24 @@ class _Channel(queue.Queue[Any]):
                 continue
         raise _Stopped
 
-    def receive(self) -> Any:
+    def receive(self, patience: float = math.inf) -> Any:
+        """Give the next item; `WAITING` if there is none for `patience` seconds."""
+        since = time.monotonic()
         while not self._stop.is_set():
             try:
                 return self.get(timeout=0.2)
             except queue.Empty:
-                continue
+                if time.monotonic() - since > patience:
+                    return WAITING
         raise _Stopped
 
 
 def run_lanes(
     files: list[AudioFile], encoder: Encoder, known: Known, *, jobs: int, timeout: float, watch: Stopwatch
-) -> Generator[Outcome, None, None]:
+) -> Generator[Outcome | None, None, None]:
     """Decode and encode `files` in `jobs` lanes; outcomes come as they are ready, in any order.
+
+    None comes about every second in which nothing got ready, so that the consumer can see to its own business.
 
     Closing the iterator, or an exception in its consumer, stops the lanes and their decoder processes.
 
@@ -158,7 +165,8 @@ def run_lanes(
         except Exception as error:  # noqa: BLE001 - handed to the consumer, who raises it
             last = error
         watch.add(total=time.perf_counter() - began)
-        outcomes.send(last)
+        with suppress(_Stopped):
+            outcomes.send(last)
 
     threads = [threading.Thread(target=lane, name=f"lane-{number}", daemon=True) for number in range(jobs)]
     for thread in threads:
@@ -166,13 +174,13 @@ def run_lanes(
     try:
         running = jobs
         while running:
-            match outcomes.receive():
-                case None:
-                    running -= 1
-                case Exception() as error:
-                    raise error
-                case outcome:
-                    yield outcome
+            item = outcomes.receive(patience=1.0)
+            if item is None:
+                running -= 1
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield None if item is WAITING else item
     finally:
         stop.set()
         for thread in threads:
@@ -287,7 +295,9 @@ def _encode(pieces: _Channel, encoder: Encoder, watch: Stopwatch) -> Iterator[Ou
                     )
             except (EncoderError, ArithmeticError, MemoryError, RuntimeError) as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                outcome = Outcome(begin.file, "failed", begin.file_hash, stage="encode", reason=reason)
+                scarce = isinstance(error, MemoryError) or "memory" in reason  # torch raises RuntimeError for it
+                stage = "limit" if scarce else "encode"
+                outcome = Outcome(begin.file, "failed", begin.file_hash, stage=stage, reason=reason)
             watch.add(encoding=time.perf_counter() - began)
             if outcome is not None:
                 begin = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from embedstore.audio import Decoder, Found, find_audio
 from embedstore.encoders import Encoder, load_encoder, recipe_of
-from embedstore.errors import AudioError, EncoderError, ParameterError
+from embedstore.errors import AudioError, EncoderError, LabelsError, ParameterError
 from embedstore.labels import Columns, LabelTable, read_labels, unite
 from embedstore.lanes import Known, Outcome, Stopwatch, encode_file, run_lanes, use_one_thread
 from embedstore.store import EmbeddingStore, StoreWriter
@@ -23,6 +23,7 @@ from embedstore.types import AudioFile, LayerEmbeddings, Track, TrackLabels
 __all__ = ["BuildReport", "EncoderOptions", "Estimate", "build", "embed_file", "encoder_of", "estimate"]
 
 DEFAULT_ENCODER = "music2vec"
+PASSING = ("open", "limit")  # stages that fail for reasons outside the file: it may work next time
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def embed_file(
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did: ``found == added + known + skipped + failed`` unless it was interrupted.
+    """What a build did: ``found == added + known + skipped + failed + vanished`` unless it was interrupted.
 
     Attributes
     ----------
@@ -126,6 +127,12 @@ class BuildReport:
         Files that have not changed since they were stored.
     failed : int
         Files that cannot be stored, those known from earlier runs included.
+    vanished : int
+        Files that were gone when their turn came.
+    gone : int
+        Stored files under the folder that were not found this time; their tracks are kept.
+    relabelled : int
+        Tracks that were stored before and have other labels now.
     tracks : int
         Tracks in the store now.
     seconds_audio : float
@@ -147,6 +154,9 @@ class BuildReport:
     known: int = 0
     skipped: int = 0
     failed: int = 0
+    vanished: int = 0
+    gone: int = 0
+    relabelled: int = 0
     tracks: int = 0
     seconds_audio: float = 0.0
     seconds_wall: float = 0.0
@@ -183,7 +193,7 @@ def _plan(files: Iterable[AudioFile], store: EmbeddingStore | None, *, retry_fai
         state, failure = states.get(file.full_path), failures.get(file.full_path)
         if state is not None and (state.size, state.mtime_ns) == (file.size, file.mtime_ns):
             plan.skipped += 1
-        elif failure is not None and failure.file == file and failure.stage != "open" and not retry_failed:
+        elif failure is not None and failure.file == file and failure.stage not in PASSING and not retry_failed:
             plan.failed += 1
         else:
             plan.todo.append(file)
@@ -216,10 +226,11 @@ def build(
     encoder : EncoderOptions or str, optional
         Default: the store's own encoder; ``"music2vec"`` for a new store.
     labels : str or path, optional
-        ``"folder"`` (genre = first folder), a CSV file, or ``"none"``. Default: what the store was labelled from,
-        ``"folder"`` for a new store.
+        ``"folder"`` (genre = first folder), a CSV file, or ``"none"``: files that it does not label lose their
+        labels. Default: what this folder was labelled from before; for another folder ``"folder"``, and only for
+        tracks that have no labels.
     columns : Columns, optional
-        Names of the CSV's columns.
+        Names of the CSV's columns; remembered with it.
     jobs : int, optional
         Lanes that decode and encode; default: one per core.
     limit : int, optional
@@ -252,8 +263,7 @@ def build(
     options = encoder if isinstance(encoder, EncoderOptions) else EncoderOptions(name=encoder)
     found = _find(audio_dir, limit)
     existing = EmbeddingStore.open(store) if EmbeddingStore.exists(store) else None
-    source = str(labels) if labels is not None else _label_source(existing)
-    table = read_labels(source, found.files, columns=columns)
+    policy = LabelPolicy.choose(found.files, labels, columns, existing)
     plan = _plan(found.files, existing, retry_failed=retry_failed)
     if existing is not None and not plan.todo and options == EncoderOptions(device=options.device):
         target, network = existing, None  # nothing to encode, nothing asked: do not load a network for it
@@ -261,11 +271,12 @@ def build(
         network = options.load(existing.card.options if existing else None)
         target = EmbeddingStore.open_or_create(store, network.card, recipe_of(network))
     loading = time.perf_counter() - began
-    run = _Run(plan, table, target, jobs or cores(), timeout, progress)
+    run = _Run(found.files, plan, policy, target, jobs or cores(), timeout, progress)
     with target.writer() as writer:
         try:
             if network is not None:
                 run.encode(network, writer)
+            run.tidy(writer)
             run.label(writer)
         except KeyboardInterrupt:
             run.interrupted = True
@@ -276,12 +287,15 @@ def build(
         known=run.known,
         skipped=plan.skipped,
         failed=plan.failed + run.failed,
+        vanished=run.vanished,
+        gone=run.gone,
+        relabelled=run.relabelled,
         tracks=len(target),
         seconds_audio=run.seconds_audio,
         seconds_wall=time.perf_counter() - began,
         seconds_loading=loading,
         share_outside_encoder=1 - run.watch.encoding / run.watch.total if run.watch.total else 0.0,
-        notes=(*(f"{r.path}: {r.reason}" for r in found.rejected), *table.problems, *target.problems),
+        notes=(*(f"{r.path}: {r.reason}" for r in found.rejected), *policy.notes, *run.notes, *target.problems),
         interrupted=run.interrupted,
     )
 
@@ -295,18 +309,72 @@ def _find(audio_dir: str | Path, limit: int | None) -> Found:
     return found
 
 
-def _label_source(store: EmbeddingStore | None) -> str:
-    """Where the labels of a store came from, so that a later build does not need to be told again."""
-    sources = {labels.source for labels in store.labels().values()} - {""} if store else set()
-    return sources.pop() if len(sources) == 1 else "folder"
+@dataclass(frozen=True)
+class LabelPolicy:
+    """Which labels the files of a build get.
+
+    Attributes
+    ----------
+    table : LabelTable
+    replace : bool
+        Whether the table also rules over tracks that have labels, and takes away labels that it does not give.
+    memory : dict or None
+        To be remembered for the folder.
+    notes : tuple of str
+    """
+
+    table: LabelTable
+    replace: bool
+    memory: dict[str, Any] | None
+    notes: tuple[str, ...]
+
+    @classmethod
+    def choose(
+        cls,
+        files: Sequence[AudioFile],
+        labels: str | Path | None,
+        columns: Columns | None,
+        store: EmbeddingStore | None,
+    ) -> LabelPolicy:
+        """Take what is asked; else what the folder was labelled from before; else folder names for the unlabelled.
+
+        Raises
+        ------
+        LabelsError
+            What is asked now cannot be read. What is remembered and cannot be read is a note.
+        """
+        if labels is not None:
+            table = read_labels(str(labels), files, columns=columns)
+            given = {name: value for name, value in vars(columns or Columns()).items() if value is not None}
+            return cls(table, True, {"source": table.source, "columns": given}, table.problems)
+        memory = (store.remembered(MEMORY) or {}).get(files[0].root) if store else None
+        if memory is None:
+            table = read_labels("folder", files)
+            fresh = {"source": "folder", "columns": {}} if store is None else None
+            return cls(table, store is None, fresh, table.problems)
+        try:
+            table = read_labels(memory["source"], files, columns=Columns(**memory["columns"]))
+        except (LabelsError, KeyError, TypeError) as error:
+            note = f"labels stay as they are, new tracks get none: {error}; give --labels to change that"
+            return cls(read_labels("none", files), False, None, (note,))
+        return cls(table, True, None, table.problems)
+
+    def of(self, file: AudioFile) -> TrackLabels:
+        """Labels of one file, with their source."""
+        labels = self.table.by_path.get(file.full_path, TrackLabels())
+        return replace(labels, source=self.table.source) if labels != TrackLabels() else labels
+
+
+MEMORY = "labels"  # settings: root folder -> where its labels are
 
 
 @dataclass
 class _Run:
     """The writing thread's side of one build."""
 
+    files: tuple[AudioFile, ...]
     plan: _Plan
-    table: LabelTable
+    policy: LabelPolicy
     store: EmbeddingStore
     jobs: int
     timeout: float
@@ -314,77 +382,114 @@ class _Run:
     added: int = 0
     known: int = 0
     failed: int = 0
+    vanished: int = 0
+    gone: int = 0
+    relabelled: int = 0
     seconds_audio: float = 0.0
     interrupted: bool = False
+    notes: list[str] = field(default_factory=list)
     watch: Stopwatch = field(default_factory=Stopwatch)
+    new: set[int] = field(default_factory=set)
+
+    @property
+    def root(self) -> str:
+        """The folder that is built."""
+        return self.files[0].root
 
     def encode(self, network: Encoder, writer: StoreWriter) -> None:
         """Take the lanes' outcomes into the store."""
-        todo, states = self.plan.todo, self.store.files().values()
-        held = Known({s.key for s in states}, {s.file_hash: s.key for s in states if s.file_hash})
+        todo, states = self.plan.todo, self.store.files()
+        held = Known({s.key for s in states.values()}, {s.file_hash: s.key for s in states.values() if s.file_hash})
         self._tell(0, None)
-        jobs = max(1, min(self.jobs, len(todo)))
+        jobs, done = max(1, min(self.jobs, len(todo))), 0
         lanes = run_lanes(todo, network, held, jobs=jobs, timeout=self.timeout, watch=self.watch)
         with closing(lanes):
-            for done, outcome in enumerate(lanes, 1):
-                self._record(outcome, held, writer)
+            for outcome in lanes:
+                if outcome is None:
+                    writer.commit_if_due()
+                    continue
+                if outcome.kind == "added":
+                    outcome = self._add(outcome, writer)  # noqa: PLW2901 - it may turn out otherwise
+                self._note(outcome, held, writer, stored=outcome.file.full_path in states)
+                done += 1
                 self._tell(done, outcome)
 
     def _tell(self, done: int, outcome: Outcome | None) -> None:
         if self.progress:
             self.progress(done, len(self.plan.todo), outcome)
 
-    def _record(self, outcome: Outcome, held: Known, writer: StoreWriter) -> None:
-        file = outcome.file
-        if outcome.report is not None and outcome.embeddings is not None:
-            report = outcome.report
-            track = Track(
-                report.key,
-                (file,),
-                report.seconds,
-                report.sample_rate,
-                report.channels,
-                self._labels(file),
-                report.warnings,
-            )
-            twin = report.key in held.keys  # two lanes heard the same sound at once
-            try:
-                writer.add(track, outcome.file_hash, outcome.embeddings)
-            except EncoderError as error:
-                outcome = replace(outcome, kind="failed", stage="store", reason=str(error), report=None)
-            else:
-                held.keys.add(report.key)
-                held.key_of_hash[outcome.file_hash] = report.key
-                self.known += twin
-                self.added += not twin
-                self.seconds_audio += report.seconds
-                return
-        if outcome.kind == "known" and outcome.key is not None:
-            writer.link(file, outcome.file_hash, outcome.key)
-            held.key_of_hash[outcome.file_hash] = outcome.key
-            self.known += 1
-            return
-        self.failed += 1
-        if outcome.kind == "failed":  # a file that vanished leaves no row: it may be back tomorrow
-            writer.fail(file, outcome.stage, outcome.reason)
+    def _add(self, outcome: Outcome, writer: StoreWriter) -> Outcome:
+        """Store new sound; say what became of it: it may be known by now, or not fit the store."""
+        report, file = outcome.report, outcome.file
+        if report is None or outcome.embeddings is None:
+            raise EncoderError(f"nothing was encoded of {file.full_path}")
+        labels = self.policy.of(file)
+        track = Track(report.key, (file,), report.seconds, report.sample_rate, report.channels, labels, report.warnings)
+        try:
+            new = writer.add(track, outcome.file_hash, outcome.embeddings)
+        except EncoderError as error:
+            return replace(outcome, kind="failed", stage="store", reason=str(error), report=None)
+        self.new.add(report.key)
+        return outcome if new else replace(outcome, kind="known", report=None)
 
-    def _labels(self, file: AudioFile) -> TrackLabels:
-        labels = self.table.by_path.get(file.full_path, TrackLabels())
-        return replace(labels, source=self.table.source) if labels != TrackLabels() else labels
+    def _note(self, outcome: Outcome, held: Known, writer: StoreWriter, *, stored: bool) -> None:
+        """Count an outcome, and write down what the store must know of it."""
+        file, key = outcome.file, outcome.key
+        match outcome.kind:
+            case "added" | "known" if key is not None:
+                held.keys.add(key)
+                held.key_of_hash[outcome.file_hash] = key
+                self.added += outcome.kind == "added"
+                self.known += outcome.kind == "known"
+                self.seconds_audio += outcome.report.seconds if outcome.report else 0.0
+                if outcome.kind == "known":
+                    writer.link(file, outcome.file_hash, key)
+            case "vanished":  # no row: it may be back tomorrow
+                self.vanished += 1
+            case _ if stored and outcome.stage in PASSING:
+                self.failed += 1
+                self.notes.append(f"{file.full_path}: {outcome.reason}; the track that is stored of it is kept")
+            case _:
+                self.failed += 1
+                writer.fail(file, outcome.stage, outcome.reason)
+
+    def tidy(self, writer: StoreWriter) -> None:
+        """Let go of paths that are gone, where the same sound lies elsewhere; count the others under the folder."""
+        writer.commit()
+        root = os.path.join(self.root, "")  # noqa: PTH118 - text
+        present = {file.full_path for file in self.files}
+        places: dict[int, list[str]] = {}
+        for path, state in self.store.files().items():
+            places.setdefault(state.key, []).append(path)
+        for paths in places.values():
+            missing = [path for path in paths if path not in present and not os.path.lexists(path)]
+            if len(missing) < len(paths):
+                for path in missing:
+                    writer.forget(path)
+            else:
+                self.gone += any(path.startswith(root) for path in missing)
+        if self.gone:
+            self.notes.append(f"{self.gone} stored tracks lay under {self.root} and do not now; they are kept")
 
     def label(self, writer: StoreWriter) -> None:
         """Write the labels that differ from the stored ones; a sound in several files gets the labels of all."""
         writer.commit()
         wanted: dict[int, TrackLabels] = {}
-        for path, state in self.store.files().items():
-            if (labels := self.table.by_path.get(path)) is not None:
-                before = wanted.get(state.key)
-                wanted[state.key] = unite(before, labels) if before else labels
+        states = self.store.files()
+        for file in self.files:
+            if (state := states.get(file.full_path)) is not None:
+                labels, before = self.policy.of(file), wanted.get(state.key, TrackLabels())
+                both = unite(before, labels)
+                wanted[state.key] = both if both == TrackLabels() else replace(both, source=self.policy.table.source)
         stored = self.store.labels()
         for key, labels in wanted.items():
-            complete = replace(labels, source=self.table.source)
-            if stored.get(key) != complete:
-                writer.label(key, complete)
+            had = stored.get(key, TrackLabels())
+            if had != labels and (self.policy.replace or had == TrackLabels()):
+                writer.label(key, labels)
+                self.relabelled += key not in self.new
+        if self.policy.memory is not None:
+            memory = self.store.remembered(MEMORY) or {}
+            self.store.remember(MEMORY, {**memory, self.root: self.policy.memory})
 
 
 @dataclass(frozen=True)
@@ -442,7 +547,7 @@ def estimate(
     options = encoder if isinstance(encoder, EncoderOptions) else EncoderOptions(name=encoder)
     found = _find(audio_dir, limit)
     existing = EmbeddingStore.open(store) if EmbeddingStore.exists(store) else None
-    read_labels(str(labels) if labels is not None else _label_source(existing), found.files, columns=columns)
+    LabelPolicy.choose(found.files, labels, columns, existing)
     plan = _plan(found.files, existing, retry_failed=retry_failed)
     network = options.load(existing.card.options if existing else None)
     if existing:

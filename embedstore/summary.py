@@ -9,7 +9,7 @@ from embedstore.index import index_coverage
 from embedstore.store import EmbeddingStore
 from embedstore.types import Layer
 
-__all__ = ["summarize"]
+__all__ = ["list_failures", "list_warnings", "summarize"]
 
 
 def summarize(store: EmbeddingStore) -> dict[str, Any]:
@@ -46,6 +46,20 @@ def summarize(store: EmbeddingStore) -> dict[str, Any]:
         "indices": index_coverage(store),
         "problems": list(store.problems),
     }
+
+
+def list_failures(store: EmbeddingStore) -> list[dict[str, str]]:
+    """List the files that could not be stored: ``path``, ``stage``, ``reason`` of each."""
+    return [{"path": f.file.full_path, "stage": f.stage, "reason": f.reason} for f in store.failures()]
+
+
+def list_warnings(store: EmbeddingStore) -> list[dict[str, str]]:
+    """List what was stored with a warning, in the same form."""
+    return [
+        {"path": track.path, "stage": "warning", "reason": warning}
+        for track in store.tracks()
+        for warning in track.warnings
+    ]
 
 
 def _layer_name(layer: Layer) -> str:

@@ -95,7 +95,14 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
 
     table = Table(box=box.SIMPLE_HEAD if any(columns) else None, show_header=any(columns), pad_edge=False)
     for name in columns:
-        table.add_column(name.removesuffix(">"), justify="right" if name.endswith(">") else "left", overflow="fold")
+        short = name in ("artist", "title")  # the first to give way on a narrow terminal
+        table.add_column(
+            name.removesuffix(">"),
+            justify="right" if name.endswith(">") else "left",
+            overflow="ellipsis" if short else "fold",
+            no_wrap=short or name in ("rank>", "score>"),
+            max_width=36 if short else None,
+        )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     out = console()

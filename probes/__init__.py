@@ -16,10 +16,11 @@ _PUBLIC = {
     "ProbeReport": "probes.results",
     "evaluate": "probes.evaluation",
     "load_probe": "probes.base",
+    "make_folder": "probes.report",
     "print_report": "probes.report",
     "write_report": "probes.report",
 }
-__all__ = ["BUILTIN", "ProbeReport", "evaluate", "load_probe", "print_report", "write_report"]
+__all__ = ["BUILTIN", "ProbeReport", "evaluate", "load_probe", "make_folder", "print_report", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["print_report", "write_report"]
+__all__ = ["make_folder", "print_report", "write_report"]
 
 # Okabe and Ito's colours, told apart with every kind of colour vision
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
@@ -87,6 +88,24 @@ def _lines(report: ProbeReport, files: Sequence[Path]) -> list[str]:
     return [f"- {line}" for line in lines] + [f"wrote {path}" for path in files]
 
 
+def make_folder(folder: str | Path) -> Path:
+    """Make the folder of a report, or say that it cannot be had.
+
+    Raises
+    ------
+    ParameterError
+        It cannot be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ParameterError(f"the report cannot be written to {folder}: {error.strerror or error}") from error
+    return folder
+
+
 def write_report(report: ProbeReport, folder: str | Path) -> list[Path]:
     """Write report.json, layers.csv, and the plots layers and confusion as PNG and SVG.
 
@@ -106,9 +125,8 @@ def write_report(report: ProbeReport, folder: str | Path) -> list[Path]:
     ParameterError
         The folder cannot be made or written to.
     """
-    folder = Path(folder)
+    folder = make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         document, page = folder / "report.json", folder / "layers.csv"
         text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         document.write_text(text + "\n", encoding="utf-8")

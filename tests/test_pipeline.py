@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedstore.errors import EncoderMismatchError, ParameterError, StoreError, StoreLockedError
+from embedstore.errors import EncoderMismatchError, LabelsError, ParameterError, StoreError, StoreLockedError
+from embedstore.labels import Columns
 from embedstore.pipeline import EncoderOptions, build, embed_file, encoder_of, estimate
 from embedstore.store import EmbeddingStore
 
@@ -255,3 +256,102 @@ def test_killed_build_is_resumed_and_equal_to_an_undisturbed_one(tmp_path, write
     rows = [dict(zip(m.track_ids, m.values.tolist(), strict=True)) for m in (calm.layer(1), stormy.layer(1))]
     assert len(rows[0]) == 150
     assert rows[0] == rows[1]
+
+
+def genres(store):
+    """Count tracks by genre."""
+    counted = {}
+    for labels in EmbeddingStore.open(store).labels().values():
+        for genre in labels.genres or ("-",):
+            counted[genre] = counted.get(genre, 0) + 1
+    return counted
+
+
+def write_csv(path, music, pattern, **columns):
+    """One row for each file that matches, with the same values."""
+    rows = [",".join([str(file.relative_to(music)), *columns.values()]) for file in sorted(music.rglob(pattern))]
+    path.write_text("\n".join([",".join(["path", *columns]), *rows]) + "\n")
+    return path
+
+
+def test_labels_that_were_asked_rule_and_are_remembered_with_their_columns(music, tmp_path):
+    """A new source takes away what it does not name; the next build without --labels reads it again, same columns."""
+    run(music, tmp_path / "store")
+    everything = write_csv(tmp_path / "a.csv", music, "song*", genre="polka", style="fast")
+    run(music, tmp_path / "store", labels=everything, columns=Columns(genre="style"))
+    assert genres(tmp_path / "store") == {"fast": 6}
+    assert run(music, tmp_path / "store").relabelled == 0
+    assert genres(tmp_path / "store") == {"fast": 6}
+    some = write_csv(tmp_path / "b.csv", music, "blues/*/song*", genre="slow")
+    assert run(music, tmp_path / "store", labels=some).relabelled == 6
+    assert genres(tmp_path / "store") == {"slow": 2, "-": 4}
+    run(music, tmp_path / "store", labels="none")
+    run(music, tmp_path / "store")
+    assert genres(tmp_path / "store") == {"-": 6}
+
+
+def test_building_a_part_does_not_rename_genres(music, tmp_path, write_audio):
+    """Another folder has no say over labels that are there; its new tracks get its own folder names."""
+    run(music, tmp_path / "store")
+    before = genres(tmp_path / "store")
+    write_audio("music/blues/artist9/song.wav", frequency=4321.0)
+    report = run(music / "blues", tmp_path / "store")
+    assert (report.added, report.relabelled) == (1, 0)
+    assert genres(tmp_path / "store") == {**before, "artist9": 1}
+
+
+def test_lost_label_file_is_a_note_unless_it_was_asked_for(music, tmp_path, write_audio):
+    """New tracks are stored all the same, and old labels stay."""
+    table = write_csv(tmp_path / "a.csv", music, "song*", genre="polka")
+    run(music, tmp_path / "store", labels=table)
+    table.unlink()
+    write_audio("music/blues/new.wav", frequency=4321.0)
+    report = run(music, tmp_path / "store")
+    assert report.added == 1
+    assert any("labels stay as they are" in note for note in report.notes)
+    assert genres(tmp_path / "store") == {"polka": 6, "-": 1}
+    with pytest.raises(LabelsError):
+        run(music, tmp_path / "store", labels=table)
+
+
+def test_passing_fault_keeps_the_stored_track_and_is_tried_again(music, tmp_path):
+    """A decoder that says nothing in time is not the file's fault: the track stays, the next build looks again."""
+    run(music, tmp_path / "store")
+    song = next(music.glob("blues/*/*.wav"))
+    os.utime(song, ns=(1, 1))
+    report = run(music, tmp_path / "store", timeout=1e-6)
+    assert (report.failed, report.tracks) == (1, 6)
+    assert any(song.name in note and "kept" in note for note in report.notes)
+    report = run(music, tmp_path / "store")
+    assert (report.known, report.failed) == (1, 0)
+    new = build(music, tmp_path / "other", encoder=TOY, timeout=1e-6)
+    assert (new.added, new.failed) == (0, 6)
+    assert run(music, tmp_path / "other").added == 6
+
+
+def test_paths_that_are_gone_are_dropped_where_the_sound_lies_elsewhere(music, tmp_path):
+    """After a move only the new path is shown; a deleted file's track is kept and counted."""
+    run(music, tmp_path / "store")
+    moved = music.rename(tmp_path / "moved")
+    report = run(moved, tmp_path / "store")
+    assert (report.added, report.known, report.gone) == (0, 6, 0)
+    tracks = EmbeddingStore.open(tmp_path / "store").tracks()
+    assert all(len(track.files) == 1 and Path(track.path).exists() for track in tracks)
+    next(moved.glob("rock/*/*.ogg")).unlink()
+    report = run(moved, tmp_path / "store")
+    assert (report.gone, report.tracks) == (1, 6)
+    assert any("do not now" in note for note in report.notes)
+
+
+def test_files_that_vanish_are_counted_apart(music, tmp_path):
+    """A file that is deleted between listing and decoding leaves no failure row."""
+
+    def delete_all(done, total, outcome):
+        if outcome is None:
+            for file in music.rglob("song*.*"):
+                file.unlink()
+
+    report = run(music, tmp_path / "store", progress=delete_all)
+    assert report.found == report.added + report.vanished
+    assert report.vanished > 0
+    assert EmbeddingStore.open(tmp_path / "store").failures() == []

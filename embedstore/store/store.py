@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddingStore", "Failure", "FileState", "ShardInfo"]
 
+SETTINGS = "settings.json"
 OURS = {"shards", "deltas", "indices", "writer.lock"}  # what a creation that was cut short may have left
 VISIBLE = "EXISTS (SELECT 1 FROM files WHERE files.key = tracks.key)"
 TRACKS = """
@@ -168,16 +169,37 @@ class EmbeddingStore:
             Names each field that differs.
         """
         stored, given = dict(_flat(self.recipe)), dict(_flat(json.loads(dump(dict(recipe)))))
-        if stored != given:
-            fields = [
-                f"{name}: stored {stored.get(name, '(none)')!s:.60}, now {given.get(name, '(none)')!s:.60}"
-                for name in sorted(stored.keys() | given.keys())
-                if stored.get(name) != given.get(name)
-            ]
+        differ = [name for name in sorted(stored | given) if stored.get(name) != given.get(name)]
+        if differ:
+            differ = ["encoder"] if "encoder" in differ else differ  # the rest follows from it
+            fields = [f"{name}: stored {_shown(stored.get(name))}, now {_shown(given.get(name))}" for name in differ]
             raise EncoderMismatchError(
-                f"store {self.path} was written with another recipe ({self.card.name}); {'; '.join(fields)}; "
-                "use the same settings or another store"
+                f"store {self.path} was written with another recipe; {'; '.join(fields)}; "
+                "use another --store, or leave these options out to go on as before"
             )
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a preference, plain data, for later runs. Vectors never depend on it.
+
+        Raises
+        ------
+        StoreError
+            The folder cannot be written.
+        """
+        kept = {**self._settings(), name: value}
+        with explained(f"cannot write to the store {self.path}"):
+            write_file(self.path / SETTINGS, dump(kept))
+
+    def remembered(self, name: str) -> Any:
+        """Give a preference that was kept; None if there is none, or it cannot be read."""
+        return self._settings().get(name)
+
+    def _settings(self) -> dict[str, Any]:
+        try:
+            kept = json.loads((self.path / SETTINGS).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return kept if isinstance(kept, dict) else {}
 
     def close(self) -> None:
         """Let go of the catalogue's file."""
@@ -447,11 +469,20 @@ def _flat(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, data
 
 
+def _shown(value: Any) -> str:
+    """Write a recipe's value in few words; layers by number."""
+    if isinstance(value, list) and all(isinstance(item, dict) and "number" in item for item in value):
+        return ", ".join(str(item["number"]) for item in value)
+    return f"{value!s:.80}" if value not in (None, "") else "(none)"
+
+
 def _read_description(path: Path) -> tuple[EncoderCard, dict[str, Any], Spec]:
     """Read ``store.json``."""
     file = path / "store.json"
     with explained(f"cannot read {file}"):
         if not file.exists():
+            if (path / "shards").is_dir() and any((path / "shards").iterdir()):
+                raise StoreError(f"{path} holds shards but no store.json: it was lost; put it back from a copy")
             found = "a file" if path.is_file() else "a folder that is not a store" if path.exists() else "nothing"
             raise StoreError(f"there is no store at {path} (found {found}); make one with: embedstore build AUDIO_DIR")
         data = parse(file.read_bytes(), str(file))
