@@ -323,7 +323,7 @@ def _echo(text: str) -> None:
 
 
 def _print_build(report: dict[str, Any]) -> None:
-    from embedstore.terminal import hms
+    from embedstore.terminal import below_here, hms
 
     for note in report["notes"]:
         click.echo("note: " + _one_line(note), err=True)
@@ -332,7 +332,7 @@ def _print_build(report: dict[str, Any]) -> None:
         took += f" ({report['seconds_audio'] / report['seconds_wall']:.1f} x real time)"
     _echo(
         f"{report['found']} files: {report['added']} added, {report['known']} known sound, {report['skipped']} unchanged, "
-        f"{report['failed']} failed; {took}\n{report['store']} now holds {report['tracks']} tracks"
+        f"{report['failed']} failed; {took}\n{below_here(report['store'])} now holds {report['tracks']} tracks"
         + (f"; {report['relabelled']} have other labels than before" if report["relabelled"] else "")
     )
     if report["vanished"]:
@@ -353,7 +353,7 @@ def _print_estimate(plan: dict[str, Any]) -> None:
 
 
 def _print_info(summary: dict[str, Any]) -> None:
-    from embedstore.terminal import counts, hms, show_table, size
+    from embedstore.terminal import below_here, counts, hms, show_table, size
 
     card = summary["encoder"]
     dims = summary["dim"]
@@ -384,7 +384,7 @@ def _print_info(summary: dict[str, Any]) -> None:
         [("warnings", f"{summary['warnings']} tracks: embedstore failures --warnings")] if summary["warnings"] else []
     )
     rows += [("problem", problem) for problem in summary["problems"]]
-    show_table(("", ""), rows, title=summary["path"])
+    show_table(("", ""), rows, title=below_here(summary["path"]))
 
 
 def _index_line(index: dict[str, Any]) -> str:

@@ -93,6 +93,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
     from rich.table import Table
     from rich.text import Text
 
+    out = console()
     table = Table(box=box.SIMPLE_HEAD if any(columns) else None, show_header=any(columns), pad_edge=False)
     for name in columns:
         short = name in ("artist", "title")  # the first to give way on a narrow terminal
@@ -101,11 +102,10 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
             justify="right" if name.endswith(">") else "left",
             overflow="ellipsis" if short else "fold",
             no_wrap=short or name in ("rank>", "score>"),
-            max_width=36 if short else None,
+            max_width=min(36, max(8, (out.width - 60) // 3)) if short else None,
         )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    out = console()
     with out.capture() as page:
         if title:
             out.print(Text(printable(title), style="bold"))
