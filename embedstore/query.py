@@ -185,7 +185,11 @@ def _hear(
     is_file = Path(query).is_file()
     try:
         track: Track | None = store.track(query)
-    except (TrackNotFoundError, ParameterError):
+    except TrackNotFoundError as error:
+        if not is_file:
+            raise TrackNotFoundError(f"{error}; and there is no file of that name") from error
+        track = None
+    except ParameterError:
         if not is_file:
             raise
         track = None

@@ -10,7 +10,16 @@ import numpy as np
 from embedstore.errors import IndexFormatError, ParameterError
 from embedstore.index.base import Index, unit
 from embedstore.index.exact import ExactIndex
-from embedstore.index.saved import BUILTIN, IndexReport, folders, label_of, layer_of, read_report, save_index
+from embedstore.index.saved import (
+    BUILTIN,
+    IndexReport,
+    folders,
+    label_of,
+    layer_of,
+    load_index,
+    read_report,
+    save_index,
+)
 from embedstore.registry import known, resolve, unknown_name
 from embedstore.store import EmbeddingStore
 from embedstore.types import LayerMatrix
@@ -122,6 +131,7 @@ def index_coverage(store: EmbeddingStore) -> list[dict[str, Any]]:
     for folder in folders(store):
         try:
             report = read_report(folder, store)
+            load_index(report)
         except IndexFormatError as error:
             listed.append({"name": folder.name, "problem": str(error)})
             continue

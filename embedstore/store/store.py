@@ -287,7 +287,9 @@ class EmbeddingStore:
             return self._tracks("WHERE key = ?", (*keys,))[0]
         if keys:
             some = sorted(track.path for one in list(keys)[:3] for track in self._tracks("WHERE key = ?", (one,)))
-            raise ParameterError(f"{len(keys)} tracks answer to {query!r}, such as {some}; give the path or the id")
+            raise ParameterError(
+                f"{len(keys)} tracks answer to {query!r}, such as {', '.join(some)}; give the path or the id"
+            )
         close = difflib.get_close_matches(query, [*below, *names][:20_000], n=3)
         hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise TrackNotFoundError(f"no stored track is called {query!r} ({len(self)} tracks){hint}")

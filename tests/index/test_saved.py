@@ -289,3 +289,13 @@ def test_any_meta_gives_the_right_answer(fill: Callable[..., EmbeddingStore]) ->
         assert all("problem" in row or row["kind"] == "flat" for row in index_coverage(store))
 
     check()
+
+
+def test_coverage_names_a_damaged_index(fill: Callable[..., EmbeddingStore]) -> None:
+    """What `info` says of an index was checked against its sum."""
+    store = fill(range(50))
+    report = build_index(store, 0)
+    assert index_coverage(store)[0]["covers"] == len(store)
+    file = Path(report.path) / "index.faiss"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x00\x00")
+    assert "problem" in index_coverage(store)[0]
