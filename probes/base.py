@@ -126,7 +126,7 @@ def load_probe(probe: str | Probe) -> Any:
             f"{probe!r} cannot be made without arguments ({error}); pass an estimator object"
         ) from error
     if not _is_classifier(estimator):
-        raise ParameterError(f"{probe!r} is not a classifier: it needs fit, predict, get_params and set_params")
+        raise ParameterError(f"{probe!r} is not a classifier with fit, predict, get_params and set_params")
     return estimator
 
 

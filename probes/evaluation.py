@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ class _Assembly:
             selected=self._selected(),
             best_layer=self.features[self.best].layer,
             confusion={"labels": list(task.genres), "matrix": np.asarray(matrix).tolist()},
-            baselines={"majority": self._score(n + 1), "shuffled_labels": self._score(n + 2)},
+            baselines={"majority": Score(**self._numbers(n + 1)), "shuffled_labels": Score(**self._numbers(n + 2))},
             notes=(*task.notes, *self.plan.notes, *self._few_groups(group), *self._warned()),
             versions={"embedstore": __version__} | {name: version(name) for name in ("numpy", "scikit-learn", "torch")},
         )
@@ -189,9 +190,6 @@ class _Assembly:
             "balanced_accuracy": Interval.of(balanced_accuracy(counts).mean(), self.samples.balanced_accuracy[:, row]),
             "by_seed": tuple(by_seed.tolist()),
         }
-
-    def _score(self, row: int) -> Score:
-        return Score(**self._numbers(row))
 
     def _per_class(self, row: int) -> dict[str, float]:
         values = f1_per_class(tally(self.task.y, self.rows[row], len(self.task.genres))).mean(0)
@@ -228,20 +226,17 @@ class _Assembly:
 
     def _protocol(self, group: str) -> dict[str, Any]:
         plan = self.plan
-        reach = getattr(plan.probe, "inner_folds", plan.n_folds - 1)
         return {
             "folds": plan.n_folds,
             "seeds": list(plan.seeds),
             "group": group,
             "groups": int(plan.groups.max()) + 1,
-            "inner": f"layer and settings by macro-F1 on {min(reach, plan.n_folds - 1)} other folds in turn, within the training part"
-            if plan.inner
-            else "nothing to choose",
+            "inner": plan.choice,
             "scaling": "mean and standard deviation of the training part",
             "interval": "95 % percentile of a bootstrap over groups",
             "resamples": len(self.samples.macro_f1),
-            "settings": [dict(setting) for setting in settings_of(plan.probe)],
-            "parameters": {name: value for name, value in plan.probe.get_params().items() if _is_plain(value)},
+            "settings": [_plain(setting) for setting in settings_of(plan.probe)],
+            "parameters": _plain(plan.probe.get_params()),
         }
 
     def _few_groups(self, group: str) -> list[str]:
@@ -264,5 +259,14 @@ def _spread(parts: Sequence[str], learned: Sequence[Any]) -> dict[str, tuple[flo
     return dict(zip(parts, zip(weights.mean(0).tolist(), weights.std(0).tolist(), strict=True), strict=True))
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str, tuple, list))
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what JSON can hold; the rest (estimators, nan) becomes text."""
+
+    def kept(value: Any) -> Any:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            return repr(value)
+        return value
+
+    return {name: kept(value) for name, value in parameters.items()}

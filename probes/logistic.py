@@ -49,7 +49,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
     grid: ClassVar[Sequence[Mapping[str, Any]]] = tuple({"C": c} for c in (1e-4, 1e-3, 1e-2, 1e-1, 1.0))
 
-    def __init__(self, C: float = 0.01, tol: float = 1e-5, max_iter: int = 2000) -> None:  # noqa: N803
+    def __init__(self, C: float = 0.01, tol: float = 2e-5, max_iter: int = 2000) -> None:  # noqa: N803
         self.C = C
         self.tol = tol
         self.max_iter = max_iter
@@ -102,17 +102,16 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         # two classes: scikit-learn penalises their difference, which is twice the penalty on a symmetric pair
         penalty = (2 if n_classes == 2 else 1) / (C * n)
         target = np.eye(n_classes)[codes]
-        weights = np.zeros((axes.rows.shape[1] + 1, n_classes))  # the intercept first
+        weights = np.zeros((axes.rows.shape[1], n_classes))
+        ridge = np.append(0, np.full(len(weights) - 1, penalty))  # the intercept is free
         curvature, steps, leg = 0.3 / n_classes, 0, 10
         while steps < self.max_iter:
             # coordinates in which the objective curves about alike; measured again after each leg
-            stretch = np.sqrt(
-                curvature * np.append(1, axes.variances) + np.append(0, np.full(len(weights) - 1, penalty))
+            stretch = np.sqrt(curvature * np.append(1, axes.variances) + ridge)[:, None]
+            end, curvature = _descend(
+                axes.rows, target, ridge[:, None], weights, stretch, self.tol, min(leg, self.max_iter - steps)
             )
-            columns = np.concatenate([np.ones((n, 1)), axes.rows], axis=1) / stretch
-            ridge = np.append(0, penalty / stretch[1:] ** 2)[:, None]
-            end, curvature = _descend(columns, ridge, target, weights * stretch[:, None], self.tol, leg)
-            weights, steps, leg = end.x.reshape(-1, n_classes) / stretch[:, None], steps + int(end.nit), 2 * leg
+            weights, steps, leg = end.x.reshape(weights.shape) / stretch, steps + int(end.nit), 2 * leg
             if end.status == 0:
                 break
         else:
@@ -124,33 +123,35 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
 
 def _descend(
-    columns: Matrix, ridge: Matrix, target: Matrix, start: Matrix, tol: float, steps: int
+    rows: Matrix, target: Matrix, ridge: Matrix, start: Matrix, stretch: Matrix, tol: float, steps: int
 ) -> tuple[Any, float]:
-    """Take some steps of L-BFGS; gives scipy's result and 0.3 times the mean of p (1 - p) where it ended."""
+    """Take some steps of L-BFGS on stretched weights; gives scipy's result and 0.3 mean(p (1 - p)) where it ended."""
     from scipy.optimize import minimize
-    from scipy.special import softmax
 
-    n, transposed = len(target), np.ascontiguousarray(columns.T)
+    n, shares = len(target), np.empty_like(target)
 
     def objective(flat: Matrix) -> tuple[float, Matrix]:
-        weights = flat.reshape(start.shape)
-        logits = columns @ weights
+        weights = flat.reshape(start.shape) / stretch
+        logits = rows @ weights
         logits -= logits.max(1, keepdims=True)
-        shares = np.exp(logits)
+        np.exp(logits, out=shares)
         totals = shares.sum(1, keepdims=True)
         loss = np.log(totals).mean() - np.vdot(logits, target) / n + 0.5 * np.vdot(ridge * weights, weights)
-        slope = transposed @ ((shares / totals - target) / n) + ridge * weights
-        return float(loss), slope.ravel()
+        np.divide(shares, totals, out=shares)
+        slope = rows.T @ ((shares - target) / n) + ridge * weights
+        return float(loss), (slope / stretch).ravel()
 
     options = {"gtol": tol, "ftol": 0.0, "maxiter": steps, "maxfun": 10 * steps}
-    end = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    shares = softmax(columns @ end.x.reshape(start.shape), axis=1)
+    end = minimize(objective, (start * stretch).ravel(), jac=True, method="L-BFGS-B", options=options)
     return end, max(0.3 * float((shares * (1 - shares)).mean()), 1e-8)
 
 
 @dataclass(frozen=True, repr=False)
 class _Axes:
-    """Principal axes of some rows: coordinates (n, rank), orthonormal basis (dim, rank), mean square along each (rank,)."""
+    """Principal axes of some rows.
+
+    Coordinates after a column of ones (n, 1 + rank), orthonormal basis (dim, rank), mean square along each axis (rank,).
+    """
 
     rows: Matrix
     basis: Matrix
@@ -166,7 +167,8 @@ class _Axes:
         kept = squares > 1e-14 * squares[-1]
         squares, vectors = squares[kept], vectors[:, kept]
         basis = x.T @ (vectors / np.sqrt(squares)) if wide else vectors
-        return cls(vectors * np.sqrt(squares) if wide else x @ vectors, basis, squares / len(x))
+        rows = vectors * np.sqrt(squares) if wide else x @ vectors
+        return cls(np.concatenate([np.ones((len(x), 1)), rows], axis=1), basis, squares / len(x))
 
 
 def _winner(logits: Matrix) -> Ints:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Interval", "LayerResult", "ProbeReport", "Score"]
 
-Percentiles = (2.5, 97.5)
+_PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Interval:
     @classmethod
     def of(cls, value: float, samples: NDArray[np.float64]) -> Interval:
         """Take the interval from bootstrap samples of the score, shape (n_resamples,)."""
-        low, high = np.percentile(samples, Percentiles)
+        low, high = np.percentile(samples, _PERCENTILES)
         return cls(float(value), float(low), float(high))
 
     def __str__(self) -> str:

@@ -65,6 +65,8 @@ class Plan:
     folds : int64 array, shape (n_seeds, n)
     inner, outer : tuple of Round
         Rounds that choose (none where there is one choice), and rounds that test.
+    choice : str
+        How layer and settings are chosen, in words.
     notes : tuple of str
     """
 
@@ -75,6 +77,7 @@ class Plan:
     folds: Ints
     inner: tuple[Round, ...]
     outer: tuple[Round, ...]
+    choice: str
     notes: tuple[str, ...]
 
     @property
@@ -129,21 +132,24 @@ def make_plan(probe: Any, y: Ints, groups: Ints, *, seeds: Sequence[int], folds:
     if n_folds < folds:
         notes.append(f"{folds} folds were asked; there are {n_folds} groups, so {n_folds} folds were made")
     inner: list[Round] = []
+    choice = "nothing to choose"
     if n_features * len(settings_of(probe)) > 1:
-        for place, (seed, of) in enumerate(zip(seeds, dealt, strict=True)):
-            rounds = _pairs(place, y, of, getattr(probe, "inner_folds", n_folds - 1))
-            if min(_classes_seen(rounds, y, n_folds)) < 2:
-                rounds = _held_out(place, y, groups, of, seed)
-                few = "the training parts are too small to nest folds by group: layers and settings were chosen on rows held "
-                few += "out of each (whole groups where a genre has two left, else single tracks)"
-                notes += [few] if few not in notes else []
-            inner += rounds
+        reach = min(getattr(probe, "inner_folds", n_folds - 1), n_folds - 1)
+        inner = [r for place, of in enumerate(dealt) for r in _pairs(place, y, of, reach)]
+        choice = f"by macro-F1 on {reach} other folds in turn, inside the training part"
+        if min(_classes_seen(inner, y, dealt.shape[0], n_folds)) < 2:
+            inner = [r for place, of in enumerate(dealt) for r in _held_out(place, y, groups, of, seeds[place])]
+            choice = "by macro-F1 on rows held out of each training part"
+            notes.append(
+                "there are too few groups to nest folds: layers and settings were chosen on rows held out of each training "
+                "part (whole groups where a genre has two left, else single tracks)"
+            )
     outer = [
         Round(place, np.flatnonzero(of != fold), np.flatnonzero(of == fold), of[of == fold])
         for place, of in enumerate(dealt)
         for fold in range(n_folds)
     ]
-    return Plan(probe, y, groups, tuple(seeds), dealt, tuple(inner), tuple(outer), tuple(notes))
+    return Plan(probe, y, groups, tuple(seeds), dealt, tuple(inner), tuple(outer), choice, tuple(notes))
 
 
 def _pairs(place: int, y: Ints, of: Ints, reach: int) -> list[Round]:
@@ -152,19 +158,18 @@ def _pairs(place: int, y: Ints, of: Ints, reach: int) -> list[Round]:
     rounds = []
     for a, b in combinations(range(n_folds), 2):
         left_out = np.isin(of, (a, b))
-        if (reach > 2 or b - a in (1, n_folds - 1)) and not left_out.all():
+        if (reach > 2 or b - a in (1, n_folds - 1)) and n_folds > 2:
             # a class that this training set lacks cannot be validated with it
             rows = np.flatnonzero(left_out & np.isin(y, y[~left_out]))
             rounds.append(Round(place, np.flatnonzero(~left_out), rows, a + b - of[rows]))
     return rounds
 
 
-def _classes_seen(rounds: Sequence[Round], y: Ints, n_folds: int) -> list[int]:
-    seen: dict[int, set[int]] = defaultdict(set)
-    for r in rounds:
-        for fold in np.unique(r.tested):
-            seen[int(fold)] |= set(y[r.evaluate[r.tested == fold]].tolist())
-    return [len(seen[fold]) for fold in range(n_folds)]
+def _classes_seen(rounds: Sequence[Round], y: Ints, n_seeds: int, n_folds: int) -> list[int]:
+    """Count the classes that help to choose for each seed and fold."""
+    triples = [np.stack([np.full_like(r.tested, r.seed), r.tested, y[r.evaluate]]) for r in rounds]
+    seen = np.unique(np.concatenate(triples, axis=1), axis=1) if triples else np.empty((3, 0), dtype=np.int64)
+    return list(np.bincount(seen[0] * n_folds + seen[1], minlength=n_seeds * n_folds))
 
 
 def _held_out(place: int, y: Ints, groups: Ints, of: Ints, seed: int) -> list[Round]:

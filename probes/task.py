@@ -179,12 +179,13 @@ def _words(several: int, no_genre: int, dropped: Mapping[str, int]) -> list[str]
         notes.append(f"{several} tracks are in several of the chosen genres and were left out")
     if no_genre:
         notes.append(f"{no_genre} tracks have no genre and were left out")
-    for name, tracks in dropped.items():
-        if tracks < 2:
-            notes.append(f"genre {name!r} was left out: a probe takes 2 tracks of a genre and {tracks} can be used")
-        else:
-            notes.append(
-                f"genre {name!r} was left out: its {tracks} tracks are one artist group, which cannot be on both sides "
-                "of a split; --group none would keep it"
-            )
+    single = [f"{name!r} ({tracks} tracks)" for name, tracks in dropped.items() if tracks > 1]
+    scarce = [f"{name!r} ({tracks})" for name, tracks in dropped.items() if tracks < 2]
+    if single:
+        notes.append(
+            f"left out, as all tracks of the genre are one artist group, which cannot be on both sides of a split: "
+            f"{', '.join(single)}; --group none would keep them"
+        )
+    if scarce:
+        notes.append(f"left out, as a probe takes at least 2 tracks of a genre: {', '.join(scarce)}")
     return notes

@@ -113,6 +113,21 @@ def test_a_demo_of_two_artists_a_genre_copes() -> None:
     assert "fewer than 5 artist groups stand behind g0 (2), g1 (2), g2 (2), g3 (2)" in report.notes[-1]
 
 
+def test_a_pipeline_is_a_probe(library: Callable) -> None:
+    """An estimator object works, and what JSON cannot hold of its parameters becomes text."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.pipeline import make_pipeline
+
+    layers, labels = library(n=60)
+    model = make_pipeline(SimpleImputer(), RidgeClassifier())
+    report = probes.evaluate(layers, model, labels=labels, **QUICK)
+    assert report.best_layer == 1
+    assert report.probe == "Pipeline"
+    parameters = json.loads(json.dumps(report.to_dict(), allow_nan=False))["protocol"]["parameters"]
+    assert parameters["simpleimputer__missing_values"] == "nan"
+
+
 def test_unasked_choices_are_errors(library: Callable) -> None:
     """Each parameter that cannot be is one clear line."""
     layers, labels = library(n=60)
