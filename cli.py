@@ -113,12 +113,13 @@ def build(
     `embedstore failures` and never stop the run.
     """
     from embedstore import pipeline, terminal
+    from embedstore.estimate import estimate
 
     for polite in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(polite, signal.default_int_handler)  # commits what is finished, as Ctrl-C does
     arguments = _build_arguments(**options)
     if dry_run:
-        _show(pipeline.estimate(audio_dir, store, **arguments).to_dict(), as_json, _print_estimate)
+        _show(estimate(audio_dir, store, **arguments).to_dict(), as_json, _print_estimate)
         return
     with terminal.progress_bar("encoding", quiet=as_json) as tell:
         report = pipeline.build(audio_dir, store, progress=_Follow(tell), **arguments)

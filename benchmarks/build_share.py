@@ -22,7 +22,7 @@ import soundfile
 from _common import header, table
 
 from embedstore import EmbeddingStore, build
-from embedstore.pipeline import cores
+from embedstore.lanes import cores
 
 RATE = 44_100
 

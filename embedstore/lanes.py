@@ -23,7 +23,7 @@ from embedstore.encoders import Encoder, MeanPool
 from embedstore.errors import AudioError, EncoderError
 from embedstore.types import AudioFile, Floats, LayerEmbeddings
 
-__all__ = ["Known", "Outcome", "Stopwatch", "encode_file", "run_lanes", "use_one_thread"]
+__all__ = ["Known", "Outcome", "Stopwatch", "cores", "encode_file", "run_lanes", "use_one_thread"]
 
 WAITING = object()
 BATCH = 4  # windows given to an encoder at once: bounds the memory of a lane, and the wait after Ctrl-C
@@ -185,6 +185,11 @@ def run_lanes(
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_one_thread() -> None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from embedstore.audio import Decoder, Found, find_audio
+from embedstore.audio import find_audio
 from embedstore.encoders import Encoder, load_encoder, recipe_of
-from embedstore.errors import AudioError, EncoderError, LabelsError, ParameterError
-from embedstore.labels import Columns, LabelTable, read_labels, unite
-from embedstore.lanes import Known, Outcome, Stopwatch, encode_file, run_lanes, use_one_thread
+from embedstore.errors import AudioError, EncoderError, ParameterError
+from embedstore.labels import Columns, unite
+from embedstore.labels.policy import LabelPolicy
+from embedstore.lanes import Known, Outcome, Stopwatch, cores, encode_file, run_lanes
 from embedstore.store import EmbeddingStore, StoreWriter
 from embedstore.types import AudioFile, LayerEmbeddings, Track, TrackLabels
 
-__all__ = ["BuildReport", "EncoderOptions", "Estimate", "build", "embed_file", "encoder_of", "estimate"]
+__all__ = ["BuildReport", "EncoderOptions", "Plan", "build", "embed_file", "encoder_of", "plan_build"]
 
 DEFAULT_ENCODER = "music2vec"
+MEMORY = "labels"  # a preference of the store: root folder -> where its labels are
 PASSING = ("open", "limit")  # stages that fail for reasons outside the file: it may work next time
 
 
@@ -175,29 +175,74 @@ class BuildReport:
         return {**vars(self), "notes": list(self.notes)}
 
 
-@dataclass
-class _Plan:
-    """What the files of a folder mean for a store."""
+@dataclass(frozen=True)
+class Plan:
+    """What the files of a folder mean for a store.
 
-    todo: list[AudioFile] = field(default_factory=list)
-    skipped: int = 0
-    failed: int = 0
+    Attributes
+    ----------
+    files : tuple of AudioFile
+        All that were found.
+    store : EmbeddingStore or None
+        The store, if it is there already.
+    policy : LabelPolicy
+        Which labels the files get.
+    todo : tuple of AudioFile
+        New or changed files.
+    skipped, failed : int
+        Files that have not changed since they were stored; since they failed.
+    notes : tuple of str
+        What was passed over.
+    """
+
+    files: tuple[AudioFile, ...]
+    store: EmbeddingStore | None
+    policy: LabelPolicy
+    todo: tuple[AudioFile, ...]
+    skipped: int
+    failed: int
+    notes: tuple[str, ...]
 
 
-def _plan(files: Iterable[AudioFile], store: EmbeddingStore | None, *, retry_failed: bool) -> _Plan:
-    """Sort files into those to do, those that have not changed, and those that have failed before and not changed."""
-    plan = _Plan()
-    states = store.files() if store else {}
-    failures = {f.file.full_path: f for f in store.failures()} if store else {}
-    for file in files:
+def plan_build(
+    audio_dir: str | Path,
+    store: str | Path,
+    *,
+    labels: str | Path | None = None,
+    columns: Columns | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+) -> Plan:
+    """Look at a folder, its labels and a store; see `build`. Writes nothing.
+
+    Raises
+    ------
+    ParameterError
+        The folder is missing or holds no audio.
+    LabelsError
+        The labels that are asked cannot be read.
+    """
+    if limit is not None and limit < 1:
+        raise ParameterError(f"limit must be at least 1; got {limit}")
+    found = find_audio(audio_dir, limit=limit)
+    if not found.files:
+        raise ParameterError(f"no audio file under {audio_dir} (looked for wav, flac, ogg, opus, mp3, m4a, ...)")
+    existing = EmbeddingStore.open(store) if EmbeddingStore.exists(store) else None
+    memory = (existing.remembered(MEMORY) or {}).get(found.files[0].root) if existing else None
+    policy = LabelPolicy.choose(found.files, labels, columns, memory, new=existing is None)
+    states = existing.files() if existing else {}
+    failures = {f.file.full_path: f for f in existing.failures()} if existing else {}
+    todo, skipped, failed = [], 0, 0
+    for file in found.files:
         state, failure = states.get(file.full_path), failures.get(file.full_path)
         if state is not None and (state.size, state.mtime_ns) == (file.size, file.mtime_ns):
-            plan.skipped += 1
+            skipped += 1
         elif failure is not None and failure.file == file and failure.stage not in PASSING and not retry_failed:
-            plan.failed += 1
+            failed += 1
         else:
-            plan.todo.append(file)
-    return plan
+            todo.append(file)
+    notes = (*(f"{r.path}: {r.reason}" for r in found.rejected), *policy.notes)
+    return Plan(found.files, existing, policy, tuple(todo), skipped, failed, notes)
 
 
 def build(
@@ -261,17 +306,14 @@ def build(
     if jobs is not None and jobs < 1:
         raise ParameterError(f"jobs must be at least 1; got {jobs}")
     options = encoder if isinstance(encoder, EncoderOptions) else EncoderOptions(name=encoder)
-    found = _find(audio_dir, limit)
-    existing = EmbeddingStore.open(store) if EmbeddingStore.exists(store) else None
-    policy = LabelPolicy.choose(found.files, labels, columns, existing)
-    plan = _plan(found.files, existing, retry_failed=retry_failed)
-    if existing is not None and not plan.todo and options == EncoderOptions(device=options.device):
-        target, network = existing, None  # nothing to encode, nothing asked: do not load a network for it
+    plan = plan_build(audio_dir, store, labels=labels, columns=columns, limit=limit, retry_failed=retry_failed)
+    if plan.store is not None and not plan.todo and options == EncoderOptions(device=options.device):
+        target, network = plan.store, None  # nothing to encode, nothing asked: do not load a network for it
     else:
-        network = options.load(existing.card.options if existing else None)
+        network = options.load(plan.store.card.options if plan.store else None)
         target = EmbeddingStore.open_or_create(store, network.card, recipe_of(network))
     loading = time.perf_counter() - began
-    run = _Run(found.files, plan, policy, target, jobs or cores(), timeout, progress)
+    run = _Run(plan, target, jobs or cores(), timeout, progress)
     with target.writer() as writer:
         try:
             if network is not None:
@@ -282,7 +324,7 @@ def build(
             run.interrupted = True
     return BuildReport(
         store=str(target.path),
-        found=len(found.files),
+        found=len(plan.files),
         added=run.added,
         known=run.known,
         skipped=plan.skipped,
@@ -295,86 +337,16 @@ def build(
         seconds_wall=time.perf_counter() - began,
         seconds_loading=loading,
         share_outside_encoder=1 - run.watch.encoding / run.watch.total if run.watch.total else 0.0,
-        notes=(*(f"{r.path}: {r.reason}" for r in found.rejected), *policy.notes, *run.notes, *target.problems),
+        notes=(*plan.notes, *run.notes, *target.problems),
         interrupted=run.interrupted,
     )
-
-
-def _find(audio_dir: str | Path, limit: int | None) -> Found:
-    if limit is not None and limit < 1:
-        raise ParameterError(f"limit must be at least 1; got {limit}")
-    found = find_audio(audio_dir, limit=limit)
-    if not found.files:
-        raise ParameterError(f"no audio file under {audio_dir} (looked for wav, flac, ogg, opus, mp3, m4a, ...)")
-    return found
-
-
-@dataclass(frozen=True)
-class LabelPolicy:
-    """Which labels the files of a build get.
-
-    Attributes
-    ----------
-    table : LabelTable
-    replace : bool
-        Whether the table also rules over tracks that have labels, and takes away labels that it does not give.
-    memory : dict or None
-        To be remembered for the folder.
-    notes : tuple of str
-    """
-
-    table: LabelTable
-    replace: bool
-    memory: dict[str, Any] | None
-    notes: tuple[str, ...]
-
-    @classmethod
-    def choose(
-        cls,
-        files: Sequence[AudioFile],
-        labels: str | Path | None,
-        columns: Columns | None,
-        store: EmbeddingStore | None,
-    ) -> LabelPolicy:
-        """Take what is asked; else what the folder was labelled from before; else folder names for the unlabelled.
-
-        Raises
-        ------
-        LabelsError
-            What is asked now cannot be read. What is remembered and cannot be read is a note.
-        """
-        if labels is not None:
-            table = read_labels(str(labels), files, columns=columns)
-            given = {name: value for name, value in vars(columns or Columns()).items() if value is not None}
-            return cls(table, True, {"source": table.source, "columns": given}, table.problems)
-        memory = (store.remembered(MEMORY) or {}).get(files[0].root) if store else None
-        if memory is None:
-            table = read_labels("folder", files)
-            fresh = {"source": "folder", "columns": {}} if store is None else None
-            return cls(table, store is None, fresh, table.problems)
-        try:
-            table = read_labels(memory["source"], files, columns=Columns(**memory["columns"]))
-        except (LabelsError, KeyError, TypeError) as error:
-            note = f"labels stay as they are, new tracks get none: {error}; give --labels to change that"
-            return cls(read_labels("none", files), False, None, (note,))
-        return cls(table, True, None, table.problems)
-
-    def of(self, file: AudioFile) -> TrackLabels:
-        """Labels of one file, with their source."""
-        labels = self.table.by_path.get(file.full_path, TrackLabels())
-        return replace(labels, source=self.table.source) if labels != TrackLabels() else labels
-
-
-MEMORY = "labels"  # settings: root folder -> where its labels are
 
 
 @dataclass
 class _Run:
     """The writing thread's side of one build."""
 
-    files: tuple[AudioFile, ...]
-    plan: _Plan
-    policy: LabelPolicy
+    plan: Plan
     store: EmbeddingStore
     jobs: int
     timeout: float
@@ -394,7 +366,7 @@ class _Run:
     @property
     def root(self) -> str:
         """The folder that is built."""
-        return self.files[0].root
+        return self.plan.files[0].root
 
     def encode(self, network: Encoder, writer: StoreWriter) -> None:
         """Take the lanes' outcomes into the store."""
@@ -402,7 +374,7 @@ class _Run:
         held = Known({s.key for s in states.values()}, {s.file_hash: s.key for s in states.values() if s.file_hash})
         self._tell(0, None)
         jobs, done = max(1, min(self.jobs, len(todo))), 0
-        lanes = run_lanes(todo, network, held, jobs=jobs, timeout=self.timeout, watch=self.watch)
+        lanes = run_lanes(list(todo), network, held, jobs=jobs, timeout=self.timeout, watch=self.watch)
         with closing(lanes):
             for outcome in lanes:
                 if outcome is None:
@@ -423,7 +395,7 @@ class _Run:
         report, file = outcome.report, outcome.file
         if report is None or outcome.embeddings is None:
             raise EncoderError(f"nothing was encoded of {file.full_path}")
-        labels = self.policy.of(file)
+        labels = self.plan.policy.of(file)
         track = Track(report.key, (file,), report.seconds, report.sample_rate, report.channels, labels, report.warnings)
         try:
             new = writer.add(track, outcome.file_hash, outcome.embeddings)
@@ -457,7 +429,7 @@ class _Run:
         """Let go of paths that are gone, where the same sound lies elsewhere; count the others under the folder."""
         writer.commit()
         root = os.path.join(self.root, "")  # noqa: PTH118 - text
-        present = {file.full_path for file in self.files}
+        present = {file.full_path for file in self.plan.files}
         places: dict[int, list[str]] = {}
         for path, state in self.store.files().items():
             places.setdefault(state.key, []).append(path)
@@ -476,129 +448,19 @@ class _Run:
         writer.commit()
         wanted: dict[int, TrackLabels] = {}
         states = self.store.files()
-        for file in self.files:
+        for file in self.plan.files:
             if (state := states.get(file.full_path)) is not None:
-                labels, before = self.policy.of(file), wanted.get(state.key, TrackLabels())
+                labels, before = self.plan.policy.of(file), wanted.get(state.key, TrackLabels())
                 both = unite(before, labels)
-                wanted[state.key] = both if both == TrackLabels() else replace(both, source=self.policy.table.source)
+                wanted[state.key] = (
+                    both if both == TrackLabels() else replace(both, source=self.plan.policy.table.source)
+                )
         stored = self.store.labels()
         for key, labels in wanted.items():
             had = stored.get(key, TrackLabels())
-            if had != labels and (self.policy.replace or had == TrackLabels()):
+            if had != labels and (self.plan.policy.replace or had == TrackLabels()):
                 writer.label(key, labels)
                 self.relabelled += key not in self.new
-        if self.policy.memory is not None:
+        if self.plan.policy.memory is not None:
             memory = self.store.remembered(MEMORY) or {}
-            self.store.remember(MEMORY, {**memory, self.root: self.policy.memory})
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a build would do.
-
-    Attributes
-    ----------
-    found, todo, skipped, failed : int
-        Files: in the folder, to encode, unchanged, known to be unusable.
-    seconds_audio : float
-        Of the files to encode, from the headers of up to 100 of them.
-    bytes : int
-        That the new rows will take.
-    seconds_wall : float
-        From the speed of decoding those files and of the encoder on noise, measured now.
-    encoder : str
-    """
-
-    found: int
-    todo: int
-    skipped: int
-    failed: int
-    seconds_audio: float
-    bytes: int
-    seconds_wall: float
-    encoder: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dict(vars(self))
-
-
-def estimate(
-    audio_dir: str | Path,
-    store: str | Path = "embeddings",
-    *,
-    encoder: EncoderOptions | str | None = None,
-    labels: str | Path | None = None,
-    columns: Columns | None = None,
-    jobs: int | None = None,
-    limit: int | None = None,
-    retry_failed: bool = False,
-    timeout: float = 60.0,
-) -> Estimate:
-    """Say what `build` with the same arguments would do; writes nothing.
-
-    Durations come from decoding a few files of each kind; speed from the encoder itself, on noise, now.
-
-    Raises
-    ------
-    ParameterError, EncoderMismatchError, LabelsError
-        As `build` would.
-    """
-    options = encoder if isinstance(encoder, EncoderOptions) else EncoderOptions(name=encoder)
-    found = _find(audio_dir, limit)
-    existing = EmbeddingStore.open(store) if EmbeddingStore.exists(store) else None
-    LabelPolicy.choose(found.files, labels, columns, existing)
-    plan = _plan(found.files, existing, retry_failed=retry_failed)
-    network = options.load(existing.card.options if existing else None)
-    if existing:
-        existing.check_recipe(recipe_of(network))
-    seconds, decoding = _seconds_of(plan.todo, network.card.sample_rate, timeout)
-    lanes = max(1, min(jobs or cores(), len(plan.todo)))
-    return Estimate(
-        found=len(found.files),
-        todo=len(plan.todo),
-        skipped=plan.skipped,
-        failed=plan.failed,
-        seconds_audio=seconds,
-        bytes=2 * sum(layer.dim for layer in network.card.layers) * len(plan.todo),
-        seconds_wall=seconds * (_cost(network) + decoding) / lanes,
-        encoder=network.card.name,
-    )
-
-
-def _seconds_of(files: list[AudioFile], sample_rate: int, timeout: float, sample: int = 8) -> tuple[float, float]:
-    """Estimate the sound in files, from seconds per byte of a few files of each suffix; and the seconds to decode one."""
-    by_suffix: dict[str, list[AudioFile]] = {}
-    for file in files:
-        by_suffix.setdefault(Path(file.path).suffix.lower(), []).append(file)
-    total = all_heard = took = 0.0
-    with Decoder(sample_rate, timeout=timeout) as decoder:
-        for group in by_suffix.values():
-            heard, read = 0.0, 0
-            for file in group[:: max(1, len(group) // sample)][:sample]:
-                began = time.perf_counter()
-                with suppress(AudioError):
-                    heard += decoder.inspect(file.full_path).seconds
-                    read += file.size
-                    took += time.perf_counter() - began
-            all_heard += heard
-            total += heard / max(1, read) * sum(file.size for file in group)
-    return total, took / max(1.0, all_heard)
-
-
-def _cost(network: Encoder) -> float:
-    """Seconds of one lane per second of sound, the faster of two tries."""
-    use_one_thread()
-    length = network.windowing.length or 30 * network.card.sample_rate
-    noise = np.random.default_rng(0).normal(0, 0.1, length).astype(np.float32)
-    tries = []
-    for _ in range(2):
-        began = time.perf_counter()
-        network.encode([noise])
-        tries.append(time.perf_counter() - began)
-    return min(tries) * network.card.sample_rate / (network.windowing.hop if network.windowing.length else length)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            self.store.remember(MEMORY, {**memory, self.root: self.plan.policy.memory})

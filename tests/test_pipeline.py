@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from embedstore.errors import EncoderMismatchError, LabelsError, ParameterError, StoreError, StoreLockedError
+from embedstore.estimate import estimate
 from embedstore.labels import Columns
-from embedstore.pipeline import EncoderOptions, build, embed_file, encoder_of, estimate
+from embedstore.pipeline import EncoderOptions, build, embed_file, encoder_of
 from embedstore.store import EmbeddingStore
 
 PLUGINS = str(Path(__file__).parent / "plugins")
