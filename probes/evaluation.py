@@ -19,7 +19,7 @@ from probes.layers import Feature, load_features, open_source
 from probes.measures import accuracy, balanced_accuracy, confusion, f1_per_class, macro_f1, tally
 from probes.results import Interval, LayerResult, ProbeReport, Score
 from probes.splits import groups_per_class
-from probes.statistics import Samples, cluster_bootstrap
+from probes.statistics import Samples, cluster_bootstrap, widening
 from probes.sweep import Outcome, Plan, cross_validate, make_plan
 from probes.task import Task, make_task
 
@@ -184,10 +184,13 @@ class _Assembly:
     def _numbers(self, row: int) -> dict[str, Any]:
         counts = tally(self.task.y, self.rows[row], len(self.task.genres))
         by_seed = macro_f1(counts)
+        widen = widening(int(self.plan.groups.max()) + 1, len(self.task.genres))
         return {
-            "macro_f1": Interval.of(by_seed.mean(), self.samples.macro_f1[:, row]),
-            "accuracy": Interval.of(accuracy(counts).mean(), self.samples.accuracy[:, row]),
-            "balanced_accuracy": Interval.of(balanced_accuracy(counts).mean(), self.samples.balanced_accuracy[:, row]),
+            "macro_f1": Interval.of(by_seed.mean(), self.samples.macro_f1[:, row], widen=widen),
+            "accuracy": Interval.of(accuracy(counts).mean(), self.samples.accuracy[:, row], widen=widen),
+            "balanced_accuracy": Interval.of(
+                balanced_accuracy(counts).mean(), self.samples.balanced_accuracy[:, row], widen=widen
+            ),
             "by_seed": tuple(by_seed.tolist()),
         }
 
@@ -233,7 +236,7 @@ class _Assembly:
             "groups": int(plan.groups.max()) + 1,
             "inner": plan.choice,
             "scaling": "mean and standard deviation of the training part",
-            "interval": "95 % percentile of a bootstrap over groups",
+            "interval": "95 %: bootstrap over groups, bias-corrected; other test tracks, not another training set",
             "resamples": len(self.samples.macro_f1),
             "settings": [_plain(setting) for setting in settings_of(plan.probe)],
             "parameters": _plain(plan.probe.get_params()),

@@ -77,6 +77,10 @@ def open_source(source: Any, labels: Mapping[int, TrackLabels] | None = None) ->
     by_number = {matrix.layer: matrix for matrix in matrices}
     if len(by_number) < len(matrices):
         raise ParameterError(f"two matrices are of the same layer; got layers {[m.layer for m in matrices]}")
+    if any(not np.array_equal(np.sort(matrix.keys), np.sort(matrices[0].keys)) for matrix in matrices):
+        raise ParameterError(
+            f"each layer needs the same keys; got {[len(matrix) for matrix in matrices]} rows, or others"
+        )
     layers = tuple(Layer(m.layer, m.name, m.values.shape[1]) for _, m in sorted(by_number.items()))
     return Source(matrices[0].keys, layers, by_number.__getitem__, labels, {})
 
@@ -110,9 +114,13 @@ def load_features(source: Source, which: int | str | Sequence[int | str], keys: 
         return (
             Feature(which, f"{which} of {len(stack)} layers", values, tuple(layer.name for layer in source.layers)),
         )
+    if isinstance(which, str):
+        which = [part.strip() for part in which.split(",")]
     asked = (
-        source.layers if which == "all" else _find(source.layers, [which] if isinstance(which, (int, str)) else which)
+        list(source.layers) if which == ["all"] else _find(source.layers, [which] if isinstance(which, int) else which)
     )
+    if not asked:
+        raise ParameterError("no layer is asked for; give 'all', a number or a name")
     return tuple(Feature(layer.number, layer.name, _rows(source, layer, keys)[None], (layer.name,)) for layer in asked)
 
 

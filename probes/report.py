@@ -55,7 +55,7 @@ def _row(label: str, name: str, score: Score, remark: str) -> tuple[str, ...]:
 
 
 def _remark(report: ProbeReport, result: LayerResult) -> str:
-    best = "  <- best inside training" if len(report.results) > 1 and result.layer == report.best_layer else ""
+    best = "  <- preferred" if len(report.results) > 1 and result.layer == report.best_layer else ""
     return _times(result.settings) + best
 
 
@@ -77,8 +77,14 @@ def _lines(report: ProbeReport, files: Sequence[Path]) -> list[str]:
     p = report.protocol
     unit = "artist groups" if p["group"] == "artist" else "tracks"
     lines = [
-        "quote the row 'selected': its layer and settings were chosen inside each training part",
-        f"intervals: 95 %, bootstrap over {p['groups']} {unit}, {p['resamples']} resamples",
+        (
+            "quote the row 'selected': its layer and settings were chosen inside each training part; the preferred layer's "
+            "own row was picked with all tracks and is optimistic"
+        ),
+        (
+            f"intervals: 95 %, bootstrap over {p['groups']} {unit}, {p['resamples']} resamples, bias-corrected; they tell "
+            "of other tracks to test on, not of another training set"
+        ),
         *report.notes,
     ]
     for result in report.results:
@@ -175,7 +181,7 @@ def layer_curve(report: ProbeReport) -> Figure:
         )
     best = next(number for number, result in enumerate(results) if result.layer == report.best_layer)
     if len(results) > 1:
-        axes.plot(best, f1[best].value, "o", ms=13, mfc="none", mec=BLUE, mew=1.6, label="best layer inside training")
+        axes.plot(best, f1[best].value, "o", ms=13, mfc="none", mec=BLUE, mew=1.6, label="preferred by inner scores")
     named = any(result.name not in (str(result.layer), f"layer {result.layer}") for result in results)
     labels = [f"{r.layer}\n{r.name}" if named else str(r.layer) for r in results]
     crowded = named and max(len(r.name) for r in results) > 9 and len(results) > 1

@@ -23,10 +23,13 @@ class Interval:
     high: float
 
     @classmethod
-    def of(cls, value: float, samples: NDArray[np.float64]) -> Interval:
-        """Take the interval from bootstrap samples of the score, shape (n_resamples,)."""
-        low, high = np.percentile(samples, _PERCENTILES)
-        return cls(float(value), float(low), float(high))
+    def of(cls, value: float, samples: NDArray[np.float64], *, widen: float = 1.0) -> Interval:
+        """Take the interval from bootstrap samples of the score, shape (n_resamples,).
+
+        The samples are moved so that their mean is the score, and spread about it by `widen`: see `probes.statistics`.
+        """
+        low, high = value + widen * (np.percentile(samples, _PERCENTILES) - samples.mean())
+        return cls(float(value), float(max(low, 0.0)), float(min(high, 1.0)))
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -104,7 +107,8 @@ class ProbeReport:
     selected : LayerResult
         Layer and setting chosen inside each training part: the score to quote.
     best_layer : int or str
-        The layer with the best mean score inside the training parts (never by a test score).
+        The layer with the best mean inner score, over all folds and seeds. Every track takes part in that choice, so the
+        score of this layer's own row is optimistic; `selected` is the score of choosing, done without the test fold.
     confusion : dict
         ``labels`` and ``matrix`` (rows: true genre) of `selected`: counts summed over seeds.
     baselines : dict of Score

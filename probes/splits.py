@@ -1,9 +1,10 @@
 """Who must stay together, and folds that keep them so.
 
 Groups are the connected components over artists: tracks that share any artist (each co-artist counts) are one group,
-whatever their class. A track without a known artist is grouped with tracks of the same title that have none either, else
-it stands alone; compilations ("Various Artists") name nobody. Names are compared without case, accents and punctuation,
-and "A feat. B" is A and B.
+whatever their class. Names are compared without case, accents, spaces, punctuation and "The"; "A feat. B" is A and B,
+and "A & B", "A, B", "A vs. B" is also A if A is credited alone somewhere. Other spellings of one name stay apart. A
+track without a known artist ("Various Artists", "Traditional") is grouped with those of the same title that have none
+either, else it stands alone; "Untitled" and "Track 7" are no titles.
 
 Folds are dealt group by group, the larger first in a seeded order, each to the fold where its classes are rarest: the
 folds come out stratified as far as whole groups allow. Every class of a test fold is also in its training part.
@@ -26,7 +27,24 @@ __all__ = ["artist_groups", "groups_per_class", "hold_out", "known_artists", "ma
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_NOBODY = {"", "unknown", "unknown artist", "various", "various artists", "va", "v a", "n a"}
+_NOBODY = {
+    *(
+        "",
+        "unknown",
+        "unknown artist",
+        "artist unknown",
+        "various",
+        "various artists",
+        "va",
+        "v a",
+        "n a",
+        "none",
+        "nan",
+    ),
+    *("null", "traditional", "trad", "anonymous", "anon"),
+}
+_NO_TITLE = re.compile(r"|untitled|unknown|none|nan|null|intro|outro|interlude|((audio )?track|titel|piste)? ?\d*")
+_TOGETHER = re.compile(r"\s*[,;/&+]\s*|\s+(?:and|with|vs\.?|x|und|et|y)\s+", re.IGNORECASE)
 _FEATURING = re.compile(r"[\s(\[]+(?:feat|ft|featuring)\b\.?", re.IGNORECASE)
 _TRIES = 50
 
@@ -50,6 +68,21 @@ def known_artists(labels: TrackLabels) -> set[str]:
     return {normalise(name) for credit in labels.artists for name in _FEATURING.split(credit)} - _NOBODY
 
 
+def _key(name: str) -> str:
+    """Write a normalised name so that "The Beatles", "Beatles" and "AC/DC", "ACDC" are one each."""
+    return name.removeprefix("the ").removesuffix(" the").replace(" ", "") or name
+
+
+def _with_members(track: TrackLabels, everybody: set[str]) -> set[str]:
+    """Give the keys of all who are credited: whole credits, and parts of joint ones that are credited alone elsewhere."""
+    keys = {_key(name) for name in known_artists(track)}
+    for credit in (part for name in track.artists for part in _FEATURING.split(name)):
+        parts = [part.strip("()[] ") for part in _TOGETHER.split(credit)]
+        parts += [" ".join(reversed(parts))] if len(parts) == 2 and "," in credit else []  # Last, First
+        keys |= {key for part in parts if (key := _key(normalise(part))) in everybody}
+    return keys
+
+
 def artist_groups(labels: Sequence[TrackLabels]) -> Ints:
     """Give each track the number of its group: tracks joined by any chain of shared artists.
 
@@ -59,12 +92,14 @@ def artist_groups(labels: Sequence[TrackLabels]) -> Ints:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    everybody = set().union(*(map(_key, known_artists(track)) for track in labels)) if len(labels) else set()
     names: dict[tuple[str, str], int] = {}
     edges = []
     for row, track in enumerate(labels):
         artists = known_artists(track)
         title = normalise(track.title)
-        tokens = [("artist", name) for name in sorted(artists)] or ([("title", title)] if title else [])
+        named = [("artist", name) for name in sorted(_with_members(track, everybody))] if artists else []
+        tokens = named or ([] if _NO_TITLE.fullmatch(title) else [("title", title)])
         edges += [(row, len(labels) + names.setdefault(token, len(names))) for token in tokens]
     size = len(labels) + len(names)
     tracks, tokens_ = np.array(edges, dtype=np.int64).reshape(-1, 2).T

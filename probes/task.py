@@ -12,7 +12,7 @@ import numpy as np
 from embedstore.errors import ParameterError
 from embedstore.registry import unknown_name
 from embedstore.types import TrackLabels
-from probes.splits import Ints, artist_groups, groups_per_class, known_artists
+from probes.splits import Ints, artist_groups, groups_per_class, known_artists, normalise
 
 __all__ = ["Task", "choose_genres", "make_task"]
 
@@ -104,7 +104,7 @@ def _names(text: str) -> list[str]:
     path = Path(text)
     if "," not in text and path.is_file():
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ParameterError(f"the genre list {text} cannot be read as UTF-8 text: {error}") from error
         return [line.strip() for line in lines if line.strip()]
@@ -162,6 +162,17 @@ def make_task(
             f"{nobody} of {len(rows)} tracks have no known artist: each stands alone, so an artist may be on both sides "
             "of a split" + (" and the scores too high" if nobody > len(rows) / 5 else "")
         )
+    split = grouped(rows)
+    if group == "none":
+        notes.append(
+            "artists are not kept apart: an artist may stand on both sides of a split, so the scores can be too high and "
+            "the intervals too narrow"
+        )
+    elif shared := _shared_titles([known[row] for row in rows], split):
+        notes.append(
+            f"{shared} tracks share their title with a track of another artist group: if these are the same songs, they "
+            "stand on both sides of splits"
+        )
     excluded = {
         "tracks": several + no_genre + too_few,
         "no_genre": no_genre,
@@ -170,7 +181,16 @@ def make_task(
         "genres": [chosen[number] for number in dropped],
     }
     names = tuple(chosen[number] for number in kept)
-    return Task(np.asarray(keys)[rows], y, names, grouped(rows), excluded, tuple(notes))
+    return Task(np.asarray(keys)[rows], y, names, split, excluded, tuple(notes))
+
+
+def _shared_titles(known: Sequence[TrackLabels], groups: Ints) -> int:
+    """Count tracks whose title another group has, too."""
+    titles = [normalise(track.title) for track in known]
+    holders: dict[str, set[int]] = {}
+    for title, group in zip(titles, groups.tolist(), strict=True):
+        holders.setdefault(title, set()).add(group)
+    return sum(bool(title) and len(holders[title]) > 1 for title in titles)
 
 
 def _words(several: int, no_genre: int, dropped: Mapping[str, int]) -> list[str]:

@@ -52,7 +52,7 @@ def test_mean_and_mix_hold_all_layers() -> None:
 
 def test_unusable_matrices_say_why() -> None:
     """Missing rows, NaN, doubled layers, missing labels and other objects are clear errors."""
-    with pytest.raises(ParameterError, match="lacks rows"):
+    with pytest.raises(ParameterError, match="same keys"):
         features([matrix(0), matrix(1, keys=np.array([10, 20]))])
     with pytest.raises(ParameterError, match=r"layer 0 has 1 rows that are not finite"):
         features([matrix(0, np.array([[np.nan, 0], [0, 0], [0, 0]]))])

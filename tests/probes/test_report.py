@@ -29,7 +29,7 @@ def test_the_table_says_what_the_numbers_rest_on(report: ProbeReport, capsys: py
     probes.print_report(hostile, [Path("x/report.json")])
     out = capsys.readouterr().out
     assert out.startswith("knn probe: 60 tracks, 3 genres, 24 artist groups, 5 folds x 1 seeds")
-    best = next(line for line in out.splitlines() if "<- best inside training" in line)
+    best = next(line for line in out.splitlines() if "<- preferred" in line)
     assert best.split()[0] == "1"
     for words in (
         "selected",

@@ -108,3 +108,29 @@ def test_names_without_letters_stay_different() -> None:
     """Punctuation is dropped only where something is left."""
     assert normalise("!!!") != normalise("???")
     assert normalise("東京") != ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        ("The Beatles", "Beatles", True),
+        ("Beatles, The", "The Beatles", True),
+        ("AC/DC", "ACDC", True),
+        ("Ella & Louis", "Louis", True),
+        ("A vs. B", "B", True),
+        ("Bach, Johann", "Johann Bach", True),
+        ("A [ft. B & C]", "C", True),
+        ("Simon & Garfunkel", "Sigrid", False),
+        ("Traditional", "Traditional", False),
+    ],
+)
+def test_spellings_of_one_artist(one: str, other: str, together: bool) -> None:
+    """Joint credits and the usual spellings meet the artist who is credited alone; strangers stay apart."""
+    groups = artist_groups([TrackLabels(artists=(one,)), TrackLabels(artists=(other,))])
+    assert (groups[0] == groups[1]) == together
+
+
+def test_placeholder_titles_join_nobody() -> None:
+    """Without artists equal titles join, but "Untitled" and "Track 01" are no titles."""
+    labels = [TrackLabels(title=title) for title in ("Kyrie", "kyrie", "Untitled", "Untitled", "Track 01", "Track 01")]
+    assert len(set(artist_groups(labels).tolist())) == 5

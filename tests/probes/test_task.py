@@ -111,3 +111,14 @@ def test_a_store_without_labels_says_how_to_get_them() -> None:
     """No genres at all: the message names the option."""
     with pytest.raises(ParameterError, match="--labels"):
         make_task(np.arange(5), {})
+
+
+def test_what_can_leak_is_said() -> None:
+    """Ungrouped folds, and one title under two artists, are notes of the task."""
+    labels = {
+        key: TrackLabels((("blues", "rock")[key % 2],), (f"artist {key}",), title=f"song {key // 2}")
+        for key in range(20)
+    }
+    keys = np.arange(20)
+    assert any("share their title" in note for note in make_task(keys, labels).notes)
+    assert any("not kept apart" in note for note in make_task(keys, labels, group="none").notes)
