@@ -33,7 +33,9 @@ def print_report(report: ProbeReport, files: Sequence[Path] = ()) -> None:
     rows.append(
         _row("selected", report.selected.name, report.selected, f"layers {_times(report.selected.layers or {})}")
     )
-    rows += [_row("-", name.replace("_", " "), score, "baseline") for name, score in report.baselines.items()]
+    for name, score in report.baselines.items():  # no interval: it would leave out how the labels fell
+        label, shown, f1, _, *rest = _row("-", name.replace("_", " "), score, "baseline")
+        rows.append((label, shown, f1, "", *rest))
     columns = ("layer>", "name", "macro-F1>", "95 % interval", "accuracy>", "balanced>", "chosen")
     show_table(columns, rows, title=f"{report.probe} probe: {_basis(report)}")
     out = console()
