@@ -58,6 +58,10 @@ class EncoderOptions:
         if remembered and asked.get("name", remembered["name"]) == remembered["name"]:
             asked = {**remembered, **asked}
         asked.setdefault("name", DEFAULT_ENCODER)
+        if self.seed is not None and not asked["name"].startswith("random:"):
+            raise ParameterError(
+                f"a seed draws random weights; {asked['name']} has none, did you mean random:{asked['name']}?"
+            )
         if (model := asked.get("model")) and Path(model).exists():
             asked["model"] = os.path.abspath(model)
         encoder = load_encoder(**asked)

@@ -137,6 +137,7 @@ def test_probe_reports_scores_with_intervals(embedstore, store):
         (["build", "music", "--encoder", "music2vek"], ["unknown encoder", "did you mean 'music2vec'"]),
         (["build", "music", "--encoder", "toy_encoder:Toy", "--store", "file"], ["file"]),
         (["build", "music", "--encoder", "toy_encoder:Toy", "--labels", "none.csv"], ["none.csv"]),
+        (["build", "music", "--encoder", "toy_encoder:Toy", "--seed", "3"], ["seed", "random:"]),
         (["info", "--store", "nowhere"], ["nowhere", "build"]),
         (["search", "x.wav", "--store", "nowhere"], ["nowhere"]),
         (["search", "no such song"], ["no such song"]),
