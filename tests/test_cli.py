@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner
 
 import cli
@@ -236,3 +237,31 @@ def test_progress_off_a_terminal_is_quiet(music):
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert "18 added" in result.stdout
     assert result.stderr == ""
+
+
+def test_answers_from_a_part_of_the_store_say_so(embedstore, store):
+    """A damaged shard is named by search, index and probe, on stderr and in the JSON; the exit code of verify is 1."""
+    (shard,) = Path(store, "shards").iterdir()
+    time = np.arange(16000) / 8000
+    soundfile.write("music/rock/new.wav", (0.4 * np.sin(2 * np.pi * 2700 * time)).astype(np.float32), 8000)
+    embedstore("build", "music", "--encoder", "toy_encoder:Toy")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    found = embedstore("search", "new.wav", "--layer", "1", "--json")
+    assert any(shard.name in note for note in found["notes"])
+    assert shard.name in embedstore("index", "--layer", "1").stderr
+    assert shard.name in embedstore("verify", code=1).stderr
+    embedstore("build", "music", "--encoder", "toy_encoder:Toy")
+    assert embedstore("info", "--json")["tracks"] == 19
+
+
+def test_output_that_cannot_be_written_is_one_line(store):
+    """A full disk behind a redirection is no traceback."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "cli", "info", "--json"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
