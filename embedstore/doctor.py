@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import platform
 import shutil
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 from embedstore.encoders.base import import_torchaudio
 from embedstore.errors import MissingDependencyError
+from embedstore.lanes import cores
 from embedstore.registry import known
 
 __all__ = ["diagnose", "plugins"]
@@ -61,7 +61,7 @@ def diagnose() -> dict[str, Any]:
         "paths": {name: getattr(importlib.util.find_spec(name), "origin", None) for name in OURS},
         "owners": _owners(problems),
         "devices": _devices(problems),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "ffmpeg": _ffmpeg(),
         "plugins": {room: sorted(names) for room, names in plugins().items()},
     }
