@@ -320,6 +320,7 @@ def build(
     run = _Run(plan, target, jobs or cores(), timeout, progress)
     with target.writer() as writer:
         try:
+            run.remember()
             if network is not None:
                 run.encode(network, writer)
             run.tidy(writer)
@@ -371,6 +372,12 @@ class _Run:
     def root(self) -> str:
         """The folder that is built."""
         return self.plan.files[0].root
+
+    def remember(self) -> None:
+        """Keep where the labels are before anything is encoded: a build that is killed goes on with the same ones."""
+        if self.plan.policy.memory is not None:
+            memory = self.store.remembered(MEMORY) or {}
+            self.store.remember(MEMORY, {**memory, self.root: self.plan.policy.memory})
 
     def encode(self, network: Encoder, writer: StoreWriter) -> None:
         """Take the lanes' outcomes into the store."""
@@ -438,6 +445,8 @@ class _Run:
         for path, state in self.store.files().items():
             places.setdefault(state.key, []).append(path)
         for paths in places.values():
+            if not any(path in present or path.startswith(root) for path in paths):
+                continue  # another folder's business: no look at its disk
             missing = [path for path in paths if path not in present and not os.path.lexists(path)]
             if len(missing) < len(paths):
                 for path in missing:
@@ -465,6 +474,3 @@ class _Run:
             if had != labels and (self.plan.policy.replace or had == TrackLabels()):
                 writer.label(key, labels)
                 self.relabelled += key not in self.new
-        if self.plan.policy.memory is not None:
-            memory = self.store.remembered(MEMORY) or {}
-            self.store.remember(MEMORY, {**memory, self.root: self.plan.policy.memory})

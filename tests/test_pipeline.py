@@ -356,3 +356,31 @@ def test_files_that_vanish_are_counted_apart(music, tmp_path):
     assert report.found == report.added + report.vanished
     assert report.vanished > 0
     assert EmbeddingStore.open(tmp_path / "store").failures() == []
+
+
+def test_interrupted_build_remembers_its_labels(music, tmp_path):
+    """Whoever goes on without --labels goes on with the same ones, also after a kill in the middle."""
+    table = write_csv(tmp_path / "a.csv", music, "song*", genre="polka")
+
+    def stop_after_two(done, total, outcome):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    assert run(music, tmp_path / "store", labels=table, jobs=1, progress=stop_after_two).interrupted
+    run(music, tmp_path / "store")
+    assert genres(tmp_path / "store") == {"polka": 6}
+
+
+def test_columns_without_a_file_are_refused(music, tmp_path):
+    """A named column is never dropped silently."""
+    with pytest.raises(ParameterError, match=r"style.*--labels"):
+        run(music, tmp_path / "store", columns=Columns(genre="style"))
+
+
+def test_other_folders_are_left_alone(music, tmp_path, write_audio):
+    """Building one folder forgets no path of another, not even one that is away."""
+    other = write_audio("other/rock/far.wav", frequency=4321.0)
+    run(tmp_path / "other", tmp_path / "store")
+    other.rename(tmp_path / "away.wav")
+    report = run(music, tmp_path / "store")
+    assert (report.added, report.gone, report.tracks) == (6, 0, 7)

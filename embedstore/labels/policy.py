@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import LabelsError
+from embedstore.errors import LabelsError, ParameterError
 from embedstore.labels import Columns, LabelTable, read_labels
 from embedstore.types import AudioFile, TrackLabels
 
@@ -60,10 +60,16 @@ class LabelPolicy:
         ------
         LabelsError
             What is asked now cannot be read. What is remembered and cannot be read is a note.
+        ParameterError
+            Columns are named, and no file that has them.
         """
+        given = {name: value for name, value in vars(columns or Columns()).items() if value is not None}
+        if labels is None and given:
+            raise ParameterError(
+                f"columns are named ({', '.join(given.values())}) but no labels; give --labels FILE.csv, too"
+            )
         if labels is not None:
             table = read_labels(str(labels), files, columns=columns)
-            given = {name: value for name, value in vars(columns or Columns()).items() if value is not None}
             return cls(table, True, {"source": table.source, "columns": given}, table.problems)
         if memory is None:
             table = read_labels("folder", files)
