@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import sys
+import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +28,11 @@ DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, 
 MODEL = click.option(
     "--model", metavar="DIR-OR-ID", help="Checkpoint: a folder, a Hugging Face id, or musicnn's wheel."
 )
+TRUST = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run Python code that comes with the checkpoint, with all your rights; asked for each time.",
+)
 
 
 class _Group(click.Group):
@@ -40,6 +46,7 @@ class _Group(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no crash
+        warnings.formatwarning = lambda message, *_where, **_more: f"note: {_one_line(str(message))}\n"
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -88,9 +95,35 @@ def main() -> None:
     metavar="SECONDS|track",
     help="Sound that the model hears at once; 'track' needs memory for whole files. [default: the model's own]",
 )
+@click.option("--hop", type=float, metavar="SECONDS", help="From one window's start to the next. [default: the window]")
+@click.option(
+    "--normalise",
+    type=click.Choice(["window", "file", "none"]),
+    help="What is brought to zero mean and unit variance. [default: as the checkpoint says]",
+)
+@click.option(
+    "--keep-windows",
+    is_flag=True,
+    help="Store a row per window and layer, too; for a new store, which then goes on so by itself.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Of the network's products; the last two on a GPU. [default: float32]",
+)
+@TRUST
 @click.option("--seed", type=click.IntRange(min=0), help="Of the random weights of --encoder random:NAME.")
-@DEVICE
-@click.option("--jobs", type=click.IntRange(min=1), help="Files at a time. [default: one per core]")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:1, mps or auto; several, each with a process of its own: cuda:0,cuda:1 or cuda:all.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Files at a time. [default: one per core; at most 16 for a device other than cpu]",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Look at the first N files only.")
 @click.option(
     "--timeout",
@@ -102,10 +135,24 @@ def main() -> None:
 @click.option("--retry-failed", is_flag=True, help="Try again the files that failed and have not changed.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if any file failed.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, how long it takes and how much it needs.")
+@click.option(
+    "--profile",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write there, as JSON, the seconds of each stage and of each file.",
+)
 @JSON
 @click.pass_context
 def build(
-    ctx: click.Context, /, audio_dir: str, store: str, as_json: bool, strict: bool, dry_run: bool, **options: Any
+    ctx: click.Context,
+    /,
+    audio_dir: str,
+    store: str,
+    as_json: bool,
+    strict: bool,
+    dry_run: bool,
+    profile: str | None,
+    **options: Any,
 ) -> None:
     """Encode every audio file under AUDIO_DIR into the store; skip what is stored.
 
@@ -122,7 +169,7 @@ def build(
         _show(estimate(audio_dir, store, **arguments).to_dict(), as_json, _print_estimate)
         return
     with terminal.progress_bar("encoding", quiet=as_json) as tell:
-        report = pipeline.build(audio_dir, store, progress=_Follow(tell), **arguments)
+        report = pipeline.build(audio_dir, store, profile=profile, progress=_Follow(tell), **arguments)
     _show(report.to_dict(), as_json, _print_build)
     ctx.exit(1 if report.interrupted or not report.usable or (strict and report.failed) else 0)
 
@@ -187,6 +234,7 @@ def index(store: str, layer: str | None, kind: str, seed: int, as_json: bool) ->
 @click.option("--layer", help="Number, name or 'mean'. [default: the encoder's]")
 @MODEL
 @DEVICE
+@TRUST
 @JSON
 def search(query: str | None, store: str, as_json: bool, **options: Any) -> None:
     """Find the tracks that sound most like QUERY: a stored track (id or path) or any audio file."""
@@ -274,7 +322,8 @@ def _build_arguments(**options: Any) -> dict[str, Any]:
     from embedstore.labels import Columns
     from embedstore.pipeline import EncoderOptions
 
-    network = {name: options.pop(name) for name in ("model", "layers", "window", "seed", "device")}
+    names = ("model", "layers", "window", "hop", "normalise", "precision", "trust_remote_code", "seed", "device")
+    network = {name: options.pop(name) for name in names}
     columns = Columns(
         path=options.pop("path_column"), genre=options.pop("label_column"), artist=options.pop("artist_column")
     )
@@ -336,6 +385,11 @@ def _print_build(report: dict[str, Any]) -> None:
         f"{report['failed']} failed; {took}\n{below_here(report['store'])} now holds {report['tracks']} tracks"
         + (f"; {report['relabelled']} have other labels than before" if report["relabelled"] else "")
     )
+    if report["added"]:
+        stages = dict(report["stages"])
+        outside = stages.pop("share_outside_encoder")
+        spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items())
+        _echo(f"seconds: {spent}; {100 * outside:.1f} % of the lanes' time outside the encoder")
     if report["vanished"]:
         click.echo(f"{report['vanished']} files were gone when their turn came", err=True)
     if report["failed"]:
@@ -371,6 +425,8 @@ def _print_info(summary: dict[str, Any]) -> None:
         ("paper", card["paper"]),
         ("weights", f"sha256 {card['weights_sha256'][:16]}…" if card["weights_sha256"] else "none"),
         ("layers", ", ".join(summary["layer_names"])),
+        ("ran by", card["path"]),
+        ("windows", "not kept" if summary["windows"] is None else f"{summary['windows']} kept"),
         (
             "width",
             f"{dims} {summary['dtype']}"
@@ -463,6 +519,7 @@ def _print_doctor(findings: dict[str, Any]) -> None:
     rows += [(f"path of {name}", path) for name, path in findings["paths"].items()]
     rows += [(f"owner of {name}", ", ".join(owners) or "?") for name, owners in findings["owners"].items()]
     rows += [("devices", ", ".join(findings["devices"])), ("cores", findings["cores"])]
+    rows += [("fast path", f"matrix products of {findings['products'] or 'nobody'} on the CPU")]
     rows += [("ffmpeg", findings["ffmpeg"]["missing"] or "usable through torchcodec")]
     rows += [(f"plug-ins: {room}", ", ".join(names)) for room, names in findings["plugins"].items()]
     show_table(("", ""), rows)

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from typing import Any
 
 from embedstore.encoders.base import import_torchaudio
+from embedstore.encoders.products import products_for
 from embedstore.errors import MissingDependencyError
 from embedstore.lanes import cores
 from embedstore.registry import known
@@ -53,7 +54,7 @@ def diagnose() -> dict[str, Any]:
     -------
     dict
         ``ok``, ``problems`` (each with its remedy), ``versions``, ``paths``, ``owners``, ``devices``, ``cores``,
-        ``ffmpeg``, ``plugins``.
+        ``products`` (whose matrix products the fast path uses on the CPU), ``ffmpeg``, ``plugins``.
     """
     problems: list[str] = []
     findings = {
@@ -62,6 +63,7 @@ def diagnose() -> dict[str, Any]:
         "owners": _owners(problems),
         "devices": _devices(problems),
         "cores": cores(),
+        "products": _products(),
         "ffmpeg": _ffmpeg(),
         "plugins": {room: sorted(names) for room, names in plugins().items()},
     }
@@ -114,6 +116,10 @@ def _devices(problems: list[str]) -> list[str]:
 
     names = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     return ["cpu", *names, *(["mps (untested)"] if torch.backends.mps.is_available() else [])]
+
+
+def _products() -> str | None:
+    return products_for("cpu").name if importlib.util.find_spec("torch") else None
 
 
 def _ffmpeg() -> dict[str, str | None]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embedstore.audio import Decoder
+from embedstore.audio import Decoder, window_spans
+from embedstore.devices import name_devices
 from embedstore.encoders import Encoder, recipe_of
 from embedstore.errors import AudioError
 from embedstore.labels import Columns
-from embedstore.lanes import cores, use_one_thread
+from embedstore.lanes import lanes_for, on_cpu, use_one_thread
 from embedstore.pipeline import EncoderOptions, plan_build
 from embedstore.types import AudioFile
 
@@ -64,6 +65,7 @@ def estimate(
     limit: int | None = None,
     retry_failed: bool = False,
     timeout: float = 60.0,
+    keep_windows: bool = False,
 ) -> Estimate:
     """Say what `build` with the same arguments would do; writes nothing.
 
@@ -75,20 +77,32 @@ def estimate(
         As `build` would.
     """
     options = encoder if isinstance(encoder, EncoderOptions) else EncoderOptions(name=encoder)
-    plan = plan_build(audio_dir, store, labels=labels, columns=columns, limit=limit, retry_failed=retry_failed)
-    network = options.load(plan.store.card.options if plan.store else None)
-    if plan.store:
-        plan.store.check_recipe(recipe_of(network))
+    plan = plan_build(
+        audio_dir,
+        store,
+        labels=labels,
+        columns=columns,
+        limit=limit,
+        retry_failed=retry_failed,
+        keep_windows=keep_windows,
+    )
+    devices = name_devices(options.device)
+    network = replace(options, device=devices[0]).load(plan.store.card.options if plan.store is not None else None)
+    if plan.store is not None:
+        plan.store.check_recipe(recipe_of(network, keep_windows=plan.keep_windows))
     seconds, decoding = _seconds_of(plan.todo, network.card.sample_rate, timeout)
-    lanes = max(1, min(jobs or cores(), len(plan.todo)))
+    windows = _count_windows(network, seconds, len(plan.todo)) if plan.keep_windows else 0
+    lanes, decoders = lanes_for(network, jobs)
+    files = max(1, min(lanes * decoders, len(plan.todo)))  # at a time
+    networks = min(files, lanes if lanes > 1 else len(devices))
     return Estimate(
         found=len(plan.files),
         todo=len(plan.todo),
         skipped=plan.skipped,
         failed=plan.failed,
         seconds_audio=seconds,
-        bytes=2 * sum(layer.dim for layer in network.card.layers) * len(plan.todo),
-        seconds_wall=seconds * (_cost(network) + decoding) / lanes,
+        bytes=2 * sum(layer.dim for layer in network.card.layers) * (len(plan.todo) + windows),
+        seconds_wall=seconds * (_cost(network) / networks + decoding / files),
         encoder=network.card.name,
     )
 
@@ -113,14 +127,22 @@ def _seconds_of(files: Sequence[AudioFile], sample_rate: int, timeout: float, sa
     return total, took / max(1.0, all_heard)
 
 
+def _count_windows(network: Encoder, seconds: float, tracks: int) -> int:
+    """Estimate the windows of so many tracks with so much sound: those of tracks of the mean length."""
+    mean = round(seconds / max(1, tracks) * network.card.sample_rate)
+    return tracks * len(window_spans(mean, network.windowing))
+
+
 def _cost(network: Encoder) -> float:
     """Seconds of one lane per second of sound, the faster of two tries."""
     use_one_thread()
     length = network.windowing.length or 30 * network.card.sample_rate
+    windows = 1 if on_cpu(network) else getattr(network, "batch", 1)  # as a lane hands them over
     noise = np.random.default_rng(0).normal(0, 0.1, length).astype(np.float32)
     tries = []
     for _ in range(2):
         began = time.perf_counter()
-        network.encode([noise])
+        network.encode([noise] * windows)
         tries.append(time.perf_counter() - began)
-    return min(tries) * network.card.sample_rate / (network.windowing.hop if network.windowing.length else length)
+    hop = network.windowing.hop if network.windowing.length else length
+    return min(tries) / windows * network.card.sample_rate / hop

@@ -1,32 +1,74 @@
 """Decode and encode many files at once; one broken file costs one file.
 
-A *lane* is a thread that calls the encoder, fed by a second thread that drives the lane's own decoder process. There
-is one lane per core, with one arithmetic thread each: torch releases the interpreter lock, and all lanes share one set
-of weights. Windows stream through a lane, so memory does not grow with the length of a track.
+A *lane* is a thread that calls the encoder, fed through one channel by threads that drive a decoder process each::
+
+    file -> decoder process -> decoder thread --+
+    file -> decoder process -> decoder thread --+-- channel --> lane: batch -> encoder -> one pool per file -> outcome
+
+On a CPU there is a lane per core with one decoder and one arithmetic thread each: torch releases the interpreter lock,
+and all lanes share one set of weights. Any other device has one lane with many decoders. Windows stream through a lane,
+each with the ticket of its file, so a batch may hold windows of several files, and memory does not grow with the length
+of a track.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import queue
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
 
 from embedstore.audio import Decoder, SoundReport, cut_windows
+from embedstore.channel import WAITING, Channel, Stopped, gather
 from embedstore.encoders import Encoder, MeanPool
 from embedstore.errors import AudioError, EncoderError
 from embedstore.types import AudioFile, Floats, LayerEmbeddings
 
-__all__ = ["Known", "Outcome", "Stopwatch", "cores", "encode_file", "run_lanes", "use_one_thread"]
+__all__ = ["Known", "Outcome", "Seconds", "cores", "encode_file", "lanes_for", "on_cpu", "run_lanes", "use_one_thread"]
 
-WAITING = object()
-BATCH = 4  # windows given to an encoder at once: bounds the memory of a lane, and the wait after Ctrl-C
+BATCH = 4  # windows for an encoder that does not say how many it likes: bounds the wait after Ctrl-C
+SOUND = 2**24  # samples that may wait in a lane's channel, and be in its batch: 64 MB each
+MOMENT = 0.02  # seconds without a new window after which a batch that is not full is encoded
+MOST_DECODERS = 16  # of one lane, unless more are asked for
+FAULTS = (EncoderError, ArithmeticError, MemoryError, RuntimeError)  # of an encoder, over some sound
+
+
+@dataclass
+class Seconds:
+    """Where the time went that a file took.
+
+    Attributes
+    ----------
+    hashing : float
+        Reading it, and decoding it once for its key and its faults.
+    decoding : float
+        Getting its windows.
+    waiting : float
+        The lane, before it, outside the encoder: waiting for sound, pooling, handing over.
+    encoding : float
+        Inside the encoder; of a batch, its share by samples.
+    """
+
+    hashing: float = 0.0
+    decoding: float = 0.0
+    waiting: float = 0.0
+    encoding: float = 0.0
+
+    @contextmanager
+    def during(self, stage: str) -> Iterator[None]:
+        """Add what the block takes."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, stage, getattr(self, stage) + time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
@@ -48,6 +90,7 @@ class Outcome:
         Of the whole track, for new sound.
     stage, reason : str
         Where and why it failed.
+    seconds : Seconds
     """
 
     file: AudioFile
@@ -58,6 +101,13 @@ class Outcome:
     embeddings: LayerEmbeddings | None = None
     stage: str = ""
     reason: str = ""
+    seconds: Seconds = field(default_factory=Seconds)
+
+    @property
+    def weight(self) -> int:
+        """Room that it takes in a channel, in numbers: those of its vectors, and some for itself."""
+        heard = (self.embeddings, *self.embeddings.windows) if self.embeddings else ()
+        return 2**14 + sum(vector.size for one in heard for vector in one.vectors)
 
 
 @dataclass
@@ -68,72 +118,48 @@ class Known:
     key_of_hash: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass
-class Stopwatch:
-    """Seconds summed over lanes: inside the encoder, and in all."""
+class _Ticket:
+    """What a file gathers on its way through a lane."""
 
-    encoding: float = 0.0
-    total: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, *, keep_windows: bool) -> None:
+        self.pool, self.seconds = MeanPool(keep=keep_windows), Seconds()
+        self.error: Exception | None = None  # the first
 
-    def add(self, *, encoding: float = 0.0, total: float = 0.0) -> None:
-        """Take in a lane's share."""
-        with self._lock:
-            self.encoding += encoding
-            self.total += total
+    def take(self, heard: LayerEmbeddings | Exception) -> None:
+        """Take in what the encoder made of a window."""
+        try:
+            if isinstance(heard, Exception):
+                raise heard
+            self.pool.add(heard)
+        except FAULTS as error:
+            self.error = self.error or error
 
-
-@dataclass(frozen=True)
-class _Begin:
-    """The windows that follow belong to this file."""
-
-    file: AudioFile
-    file_hash: str
-    report: SoundReport
-
-
-class _End:
-    """All windows of the file were given."""
-
-
-_Piece = _Begin | Floats | _End | Outcome
+    def stamp(self, outcome: Outcome) -> Outcome:
+        """Complete an outcome when all windows of its file are in."""
+        outcome = replace(outcome, seconds=self.seconds)
+        if outcome.kind != "added":
+            return outcome
+        if self.error is None:
+            return replace(outcome, embeddings=self.pool.result())
+        reason = " ".join(str(self.error).split()) or type(self.error).__name__
+        scarce = isinstance(self.error, MemoryError) or "memory" in reason  # torch raises RuntimeError for it
+        stage = "limit" if scarce else "encode"
+        return Outcome(outcome.file, "failed", outcome.file_hash, stage=stage, reason=reason, seconds=self.seconds)
 
 
-class _Stopped(Exception):  # noqa: N818 - not an error
-    """Nobody listens any more."""
-
-
-class _Channel(queue.Queue[Any]):
-    """A bounded queue that lets go of a blocked thread once `stop` is set."""
-
-    def __init__(self, maxsize: int, stop: threading.Event) -> None:
-        super().__init__(maxsize)
-        self._stop = stop
-
-    def send(self, item: Any) -> None:
-        while not self._stop.is_set():
-            try:
-                return self.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-        raise _Stopped
-
-    def receive(self, patience: float = math.inf) -> Any:
-        """Give the next item; `WAITING` if there is none for `patience` seconds."""
-        since = time.monotonic()
-        while not self._stop.is_set():
-            try:
-                return self.get(timeout=0.2)
-            except queue.Empty:
-                if time.monotonic() - since > patience:
-                    return WAITING
-        raise _Stopped
+_Piece = tuple[_Ticket, Floats | Outcome]  # a file's windows in order, then what else is known of it
 
 
 def run_lanes(
-    files: list[AudioFile], encoder: Encoder, known: Known, *, jobs: int, timeout: float, watch: Stopwatch
+    files: Iterable[AudioFile],
+    encoder: Encoder,
+    known: Known,
+    *,
+    jobs: int | None = None,
+    timeout: float = 60.0,
+    keep_windows: bool = False,
 ) -> Generator[Outcome | None, None, None]:
-    """Decode and encode `files` in `jobs` lanes; outcomes come as they are ready, in any order.
+    """Decode and encode `files`; outcomes come as they are ready, in any order.
 
     None comes about every second in which nothing got ready, so that the consumer can see to its own business.
 
@@ -144,47 +170,40 @@ def run_lanes(
     Exception
         Whatever stopped a lane that was not the fault of one file.
     """
-    stop = threading.Event()
-    todo: queue.SimpleQueue[AudioFile] = queue.SimpleQueue()
-    for file in files:
-        todo.put(file)
-    outcomes = _Channel(4 * jobs, stop)
+    stop, lock, todo = threading.Event(), threading.Lock(), iter(files)
+    lanes, decoders = lanes_for(encoder, jobs)
 
-    def lane() -> None:
-        began = time.perf_counter()
-        last: Exception | None = None
-        try:
-            use_one_thread()
-            with Decoder(encoder.card.sample_rate, timeout=timeout) as decoder:
-                pieces = _Channel(4 * BATCH, stop)
-                threading.Thread(target=_decode, args=(decoder, todo, known, encoder, pieces), daemon=True).start()
-                for outcome in _encode(pieces, encoder, watch):
-                    outcomes.send(outcome)
-        except _Stopped:
-            return
-        except Exception as error:  # noqa: BLE001 - handed to the consumer, who raises it
-            last = error
-        watch.add(total=time.perf_counter() - began)
-        with suppress(_Stopped):
-            outcomes.send(last)
+    def take() -> AudioFile | None:
+        with lock:
+            return next(todo, None)
 
-    threads = [threading.Thread(target=lane, name=f"lane-{number}", daemon=True) for number in range(jobs)]
-    for thread in threads:
-        thread.start()
-    try:
-        running = jobs
-        while running:
-            item = outcomes.receive(patience=1.0)
-            if item is None:
-                running -= 1
-            elif isinstance(item, Exception):
-                raise item
-            else:
-                yield None if item is WAITING else item
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    def lane(outcomes: Channel) -> None:
+        use_one_thread()
+        with ExitStack() as stack:
+            pieces = Channel(SOUND, stop)
+            for _ in range(decoders):
+                decoder = stack.enter_context(Decoder(encoder.card.sample_rate, timeout=timeout))
+                work = (decoder, take, known, encoder, pieces, keep_windows)
+                threading.Thread(target=_decode, args=work, daemon=True).start()
+            for outcome in _encode(pieces, decoders, encoder):
+                outcomes.send(outcome, outcome.weight)
+
+    return gather([lane] * lanes, stop)
+
+
+def lanes_for(encoder: Encoder, jobs: int | None = None) -> tuple[int, int]:
+    """Say how many lanes an encoder gets for so many files at a time, and how many decoders each lane.
+
+    >>> from embedstore import load_encoder
+    >>> lanes_for(load_encoder("mfcc", device="cpu"), jobs=3)
+    (3, 1)
+    """
+    return (jobs or cores(), 1) if on_cpu(encoder) else (1, jobs or min(cores(), MOST_DECODERS))
+
+
+def on_cpu(encoder: Encoder) -> bool:
+    """Whether an encoder keeps a core busy; one that does not say so does."""
+    return str(getattr(encoder, "device", "cpu")) == "cpu"
 
 
 def cores() -> int:
@@ -208,102 +227,122 @@ def encode_file(path: str, encoder: Encoder, *, timeout: float = 60.0) -> tuple[
     EncoderError
         The encoder gave no finite vectors.
     """
-    batch: list[Floats] = []
-    pool = MeanPool()
-    with Decoder(encoder.card.sample_rate, timeout=timeout) as decoder:
-        report = decoder.inspect(path)
-        for window in _windows(decoder, path, encoder):
-            batch.append(window)
-            if len(batch) == BATCH:
-                _pool(batch, encoder, pool)
-        _pool(batch, encoder, pool)
-    return report, pool.result()
+    file = AudioFile(*os.path.split(os.path.abspath(path)), size=0, mtime_ns=0)
+    (outcome,) = filter(None, run_lanes([file], encoder, Known(), jobs=1, timeout=timeout))
+    if outcome.report is not None and outcome.embeddings is not None:
+        return outcome.report, outcome.embeddings
+    if outcome.stage == "encode":
+        raise EncoderError(outcome.reason)
+    raise AudioError(outcome.reason, stage=outcome.stage)
 
 
-def _windows(decoder: Decoder, path: str, encoder: Encoder) -> Iterator[Floats]:
-    return cut_windows(decoder.blocks(path), encoder.windowing, sample_rate=encoder.card.sample_rate)
-
-
-def _pool(batch: list[Floats], encoder: Encoder, pool: MeanPool) -> None:
-    """Encode the windows of `batch`, add them to `pool`, and empty the batch."""
-    if batch:
-        for window in encoder.encode(batch):
-            pool.add(window)
-        batch.clear()
+def _windows(decoder: Decoder, path: str, encoder: Encoder, report: SoundReport) -> Iterator[Floats]:
+    return cut_windows(
+        decoder.blocks(path),
+        encoder.windowing,
+        sample_rate=encoder.card.sample_rate,
+        mean=report.mean,
+        deviation=report.deviation,
+    )
 
 
 def _decode(
-    decoder: Decoder, todo: queue.SimpleQueue[AudioFile], known: Known, encoder: Encoder, pieces: _Channel
+    decoder: Decoder,
+    take: Callable[[], AudioFile | None],
+    known: Known,
+    encoder: Encoder,
+    pieces: Channel,
+    keep_windows: bool,
 ) -> None:
     """Drive one decoder process until no file is left; None ends the stream, an exception breaks it."""
     last: Exception | None = None
-    with suppress(_Stopped):
-        try:
-            while not todo.empty():
-                for piece in _pieces(decoder, todo.get_nowait(), known, encoder):
-                    pieces.send(piece)
-        except queue.Empty:  # another lane took the last file
-            pass
-        except _Stopped:
-            raise
-        except Exception as error:  # noqa: BLE001 - travels to the lane, and from there to the consumer
-            last = error
+    try:
+        while (file := take()) is not None:
+            ticket = _Ticket(keep_windows=keep_windows)
+            for piece in _pieces(decoder, file, known, encoder, ticket.seconds):
+                pieces.send((ticket, piece), 1 if isinstance(piece, Outcome) else len(piece))
+    except Stopped:
+        return
+    except Exception as error:  # noqa: BLE001 - travels to the lane, and from there to the consumer
+        last = error
+    with suppress(Stopped):
         pieces.send(last)
 
 
-def _pieces(decoder: Decoder, file: AudioFile, known: Known, encoder: Encoder) -> Iterator[_Piece]:
-    """Take one file as far as it must go: known bytes, known sound, or all of its windows."""
+def _pieces(
+    decoder: Decoder, file: AudioFile, known: Known, encoder: Encoder, seconds: Seconds
+) -> Iterator[Floats | Outcome]:
+    """Take one file as far as it must go: known bytes, known sound, or all of its windows; an outcome is the last."""
     file_hash = ""
     try:
-        file_hash = decoder.file_hash(file.full_path)
-        if (key := known.key_of_hash.get(file_hash)) is not None:
-            yield Outcome(file, "known", file_hash, key)
+        with seconds.during("hashing"):
+            file_hash = decoder.file_hash(file.full_path)
+            key = known.key_of_hash.get(file_hash)
+            report = decoder.inspect(file.full_path) if key is None else None
+        if report is None or report.key in known.keys:
+            yield Outcome(file, "known", file_hash, report.key if report else key)
             return
-        report = decoder.inspect(file.full_path)
-        if report.key in known.keys:
-            yield Outcome(file, "known", file_hash, report.key)
-            return
-        yield _Begin(file, file_hash, report)
-        yield from _windows(decoder, file.full_path, encoder)
-        yield _End()
+        windows = _windows(decoder, file.full_path, encoder, report)
+        while True:
+            with seconds.during("decoding"):
+                window = next(windows, None)
+            if window is None:
+                break
+            yield window
+        yield Outcome(file, "added", file_hash, report.key, report)
     except AudioError as error:
         kind: Literal["failed", "vanished"] = "failed" if os.path.lexists(file.full_path) else "vanished"
         yield Outcome(file, kind, file_hash, stage=error.stage, reason=str(error))
 
 
-def _encode(pieces: _Channel, encoder: Encoder, watch: Stopwatch) -> Iterator[Outcome]:
+def _encode(pieces: Channel, decoders: int, encoder: Encoder) -> Iterator[Outcome]:
     """Turn a lane's pieces into outcomes."""
-    begin: _Begin | None = None
-    batch: list[Floats] = []
-    pool = MeanPool()
-    while (piece := pieces.receive()) is not None:
+    free_since = time.perf_counter()
+    for batch in _batches(pieces, decoders, getattr(encoder, "batch", BATCH)):
+        windows = [(ticket, piece) for ticket, piece in batch if not isinstance(piece, Outcome) and not ticket.error]
+        if windows:
+            began = time.perf_counter()
+            results = _hear([window for _, window in windows], encoder)
+            ended = time.perf_counter()
+            samples = sum(len(window) for _, window in windows)
+            for (ticket, window), heard in zip(windows, results, strict=True):
+                ticket.seconds.waiting += (began - free_since) * len(window) / samples
+                ticket.seconds.encoding += (ended - began) * len(window) / samples
+                ticket.take(heard)
+            free_since = ended
+        for ticket, piece in batch:
+            if isinstance(piece, Outcome):
+                yield ticket.stamp(piece)
+
+
+def _batches(pieces: Channel, decoders: int, size: int) -> Iterator[list[_Piece]]:
+    """Gather pieces until `size` windows or much sound are there, nothing comes for a moment, or all decoders are done."""
+    batch: list[_Piece] = []
+    windows = samples = 0
+    while decoders:
+        piece = pieces.receive(MOMENT if batch else math.inf)
         if isinstance(piece, Exception):
             raise piece
-        if isinstance(piece, Outcome):  # also ends a file whose decoder failed after its first windows
-            begin = None
-            yield piece
-        elif isinstance(piece, _Begin):
-            begin, pool, batch = piece, MeanPool(), []
-        elif begin is not None:  # else the file has failed already: let its windows pass
-            ended = isinstance(piece, _End)
-            if not ended:
-                batch.append(piece)
-            if not ended and len(batch) < BATCH:
-                continue
-            outcome = None
-            began = time.perf_counter()
-            try:
-                _pool(batch, encoder, pool)
-                if ended:
-                    outcome = Outcome(
-                        begin.file, "added", begin.file_hash, begin.report.key, begin.report, pool.result()
-                    )
-            except (EncoderError, ArithmeticError, MemoryError, RuntimeError) as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                scarce = isinstance(error, MemoryError) or "memory" in reason  # torch raises RuntimeError for it
-                stage = "limit" if scarce else "encode"
-                outcome = Outcome(begin.file, "failed", begin.file_hash, stage=stage, reason=reason)
-            watch.add(encoding=time.perf_counter() - began)
-            if outcome is not None:
-                begin = None
-                yield outcome
+        if piece is None:
+            decoders -= 1
+        elif piece is not WAITING:
+            batch.append(piece)
+            if isinstance(piece[1], np.ndarray):
+                windows, samples = windows + 1, samples + len(piece[1])
+        full = windows >= size or samples >= SOUND or not windows  # without a window there is nothing to wait for
+        if batch and (full or piece is WAITING or not decoders):
+            yield batch
+            batch, windows, samples = [], 0, 0
+
+
+def _hear(windows: list[Floats], encoder: Encoder) -> list[LayerEmbeddings | Exception]:
+    """Encode windows; where that fails, one by one, so that each fault meets the window that it is about."""
+    try:
+        return [*encoder.encode(windows)]
+    except FAULTS as error:
+        if "CUDA error" in str(error):  # no sound is to blame: this process has lost its device
+            why = str(error).split("\n", 1)[0]
+            raise EncoderError(f"the device gave up ({why}); the same command goes on from here") from error
+        if len(windows) == 1:
+            return [error]
+        return [result for window in windows for result in _hear([window], encoder)]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from embedstore.audio import find_audio
+from embedstore.devices import Crew, name_devices, open_crew
 from embedstore.encoders import Encoder, load_encoder, recipe_of
 from embedstore.errors import AudioError, EncoderError, ParameterError
 from embedstore.labels import Columns, unite
 from embedstore.labels.policy import LabelPolicy
-from embedstore.lanes import Known, Outcome, Stopwatch, cores, encode_file, run_lanes
+from embedstore.lanes import Known, Outcome, encode_file
+from embedstore.profile import Profile, Stages
 from embedstore.store import EmbeddingStore, StoreWriter
 from embedstore.types import AudioFile, LayerEmbeddings, Track, TrackLabels
 
@@ -43,6 +46,14 @@ class EncoderOptions:
     seed : int
         Of ``random:`` encoders.
     device : str
+    hop : float or None
+        Seconds.
+    normalise : str or None
+        ``"window"``, ``"file"`` or ``"none"``.
+    precision : str or None
+        ``"float32"``, ``"bfloat16"``, ``"float16"``.
+    trust_remote_code : bool
+        Never remembered: it is asked for each time.
     """
 
     name: str | None = None
@@ -51,6 +62,10 @@ class EncoderOptions:
     window: float | str | None = None
     seed: int | None = None
     device: str = "auto"
+    hop: float | None = None
+    normalise: str | None = None
+    precision: str | None = None
+    trust_remote_code: bool = False
 
     def load(self, remembered: Mapping[str, Any] | None = None) -> Encoder:
         """Load it; what is None here is taken from `remembered` if that is the same encoder."""
@@ -65,12 +80,14 @@ class EncoderOptions:
         if (model := asked.get("model")) and Path(model).exists():
             asked["model"] = os.path.abspath(model)
         encoder = load_encoder(**asked)
-        options = {name: value for name, value in asked.items() if name != "device"}
+        options = {name: value for name, value in asked.items() if name not in ("device", "trust_remote_code")}
         encoder.card = replace(encoder.card, options=options)
         return encoder
 
 
-def encoder_of(store: EmbeddingStore, *, model: str | None = None, device: str = "auto") -> Encoder:
+def encoder_of(
+    store: EmbeddingStore, *, model: str | None = None, device: str = "auto", trust_remote_code: bool = False
+) -> Encoder:
     """Load the encoder that filled a store, to hear new sound the same way.
 
     Parameters
@@ -79,21 +96,22 @@ def encoder_of(store: EmbeddingStore, *, model: str | None = None, device: str =
     model : str, optional
         Where the weights are now, if they were moved.
     device : str
+    trust_remote_code : bool
+        Run code that comes with the checkpoint; a store does not remember that it was trusted.
 
     Raises
     ------
     EncoderMismatchError
         What could be loaded is not what filled the store.
     """
-    encoder = EncoderOptions(model=model, device=device).load(store.card.options)
-    store.check_recipe(recipe_of(encoder))
+    options = EncoderOptions(model=model, device=device, trust_remote_code=trust_remote_code)
+    encoder = options.load(store.card.options)
+    store.check_recipe(recipe_of(encoder, keep_windows=store.keeps_windows))
     return encoder
 
 
-def embed_file(
-    store: EmbeddingStore, path: str | Path, *, model: str | None = None, device: str = "auto"
-) -> tuple[int, LayerEmbeddings]:
-    """Encode an audio file with a store's own encoder, without storing it.
+def embed_file(store: EmbeddingStore, path: str | Path, **options: Any) -> tuple[int, LayerEmbeddings]:
+    """Encode an audio file with a store's own encoder, without storing it; options are those of `encoder_of`.
 
     Returns
     -------
@@ -105,7 +123,7 @@ def embed_file(
     ------
     AudioError, EncoderError, EncoderMismatchError
     """
-    encoder = encoder_of(store, model=model, device=device)
+    encoder = encoder_of(store, **options)
     try:
         report, embeddings = encode_file(os.path.abspath(path), encoder)
     except AudioError as error:
@@ -143,10 +161,8 @@ class BuildReport:
         Sound that was encoded.
     seconds_wall : float
         Of the whole call.
-    seconds_loading : float
-        Before the first file: listing, labels, loading the encoder.
-    share_outside_encoder : float
-        Part of the lanes' time that was not spent in the encoder, 0..1.
+    stages : Stages
+        Where the seconds went; those of all lanes are summed, so they can be more than `seconds_wall`.
     notes : tuple of str
         Label problems, files that were passed over.
     interrupted : bool
@@ -164,8 +180,7 @@ class BuildReport:
     tracks: int = 0
     seconds_audio: float = 0.0
     seconds_wall: float = 0.0
-    seconds_loading: float = 0.0
-    share_outside_encoder: float = 0.0
+    stages: Stages = field(default_factory=Stages)
     notes: tuple[str, ...] = ()
     interrupted: bool = False
 
@@ -176,7 +191,7 @@ class BuildReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**vars(self), "notes": list(self.notes)}
+        return {**vars(self), "stages": self.stages.to_dict(), "notes": list(self.notes)}
 
 
 @dataclass(frozen=True)
@@ -197,6 +212,8 @@ class Plan:
         Files that have not changed since they were stored; since they failed.
     notes : tuple of str
         What was passed over.
+    keep_windows : bool
+        Whether the store keeps, or will keep, the windows of each track.
     """
 
     files: tuple[AudioFile, ...]
@@ -206,6 +223,7 @@ class Plan:
     skipped: int
     failed: int
     notes: tuple[str, ...]
+    keep_windows: bool = False
 
 
 def plan_build(
@@ -216,13 +234,14 @@ def plan_build(
     columns: Columns | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
+    keep_windows: bool = False,
 ) -> Plan:
     """Look at a folder, its labels and a store; see `build`. Writes nothing.
 
     Raises
     ------
     ParameterError
-        The folder is missing or holds no audio.
+        The folder is missing or holds no audio, or the store was made without the windows that are to be kept.
     LabelsError
         The labels that are asked cannot be read.
     """
@@ -232,10 +251,15 @@ def plan_build(
     if not found.files:
         raise ParameterError(f"no audio file under {audio_dir} (looked for wav, flac, ogg, opus, mp3, m4a, ...)")
     existing = EmbeddingStore.open(store) if EmbeddingStore.exists(store) else None
-    memory = (existing.remembered(MEMORY) or {}).get(found.files[0].root) if existing else None
+    if keep_windows and existing is not None and not existing.keeps_windows:
+        raise ParameterError(
+            f"the store {existing.path} was made without windows, and holds none of its {len(existing)} tracks; "
+            "keep them in a new one (another --store), or leave out --keep-windows"
+        )
+    memory = (existing.remembered(MEMORY) or {}).get(found.files[0].root) if existing is not None else None
     policy = LabelPolicy.choose(found.files, labels, columns, memory, new=existing is None)
-    states = existing.files() if existing else {}
-    failures = {f.file.full_path: f for f in existing.failures()} if existing else {}
+    states = existing.files() if existing is not None else {}
+    failures = {f.file.full_path: f for f in existing.failures()} if existing is not None else {}
     todo, skipped, failed = [], 0, 0
     for file in found.files:
         state, failure = states.get(file.full_path), failures.get(file.full_path)
@@ -246,7 +270,8 @@ def plan_build(
         else:
             todo.append(file)
     notes = (*(f"{r.path}: {r.reason}" for r in found.rejected), *policy.notes)
-    return Plan(found.files, existing, policy, tuple(todo), skipped, failed, notes)
+    keeps = keep_windows or (existing is not None and existing.keeps_windows)
+    return Plan(found.files, existing, policy, tuple(todo), skipped, failed, notes, keeps)
 
 
 def build(
@@ -260,6 +285,8 @@ def build(
     limit: int | None = None,
     retry_failed: bool = False,
     timeout: float = 60.0,
+    keep_windows: bool = False,
+    profile: str | Path | None = None,
     progress: Callable[[int, int, Outcome | None], None] | None = None,
 ) -> BuildReport:
     """Encode every audio file under a folder into a store; what the store holds already is skipped.
@@ -281,22 +308,29 @@ def build(
     columns : Columns, optional
         Names of the CSV's columns; remembered with it.
     jobs : int, optional
-        Lanes that decode and encode; default: one per core.
+        Files at a time; default: one per core, and at most 16 on another device than the CPU. Several devices share them.
     limit : int, optional
         Look at the first `limit` files only.
     retry_failed : bool
         Try again the files that failed before and have not changed.
     timeout : float
         Seconds without a sign of life after which a decoder is stopped.
+    keep_windows : bool
+        Store what was heard in each window, too. Decided when a store is made; later builds need not ask again.
+    profile : path, optional
+        JSON file to write: the seconds of each stage and of each file, also of an interrupted build.
     progress : callable, optional
         Called with (files done, files to do, outcome of the last one or None at the start).
 
     Raises
     ------
     ParameterError
-        The folder is missing or holds no audio.
+        The folder is missing or holds no audio, the store was made without the windows that are to be kept, or the
+        profile cannot be written.
     EncoderMismatchError
         The store was filled by another recipe.
+    EncoderError
+        A device was lost; what was finished is stored.
     StoreError, StoreLockedError
         The store cannot be written.
 
@@ -310,24 +344,35 @@ def build(
     if jobs is not None and jobs < 1:
         raise ParameterError(f"jobs must be at least 1; got {jobs}")
     options = encoder if isinstance(encoder, EncoderOptions) else EncoderOptions(name=encoder)
-    plan = plan_build(audio_dir, store, labels=labels, columns=columns, limit=limit, retry_failed=retry_failed)
-    if plan.store is not None and not plan.todo and options == EncoderOptions(device=options.device):
-        target, network = plan.store, None  # nothing to encode, nothing asked: do not load a network for it
-    else:
-        network = options.load(plan.store.card.options if plan.store else None)
-        target = EmbeddingStore.open_or_create(store, network.card, recipe_of(network))
-    loading = time.perf_counter() - began
-    run = _Run(plan, target, jobs or cores(), timeout, progress)
-    with target.writer() as writer:
-        try:
-            run.remember()
-            if network is not None:
-                run.encode(network, writer)
-            run.tidy(writer)
-            run.label(writer)
-        except KeyboardInterrupt:
-            run.interrupted = True
-    return BuildReport(
+    plan = plan_build(
+        audio_dir,
+        store,
+        labels=labels,
+        columns=columns,
+        limit=limit,
+        retry_failed=retry_failed,
+        keep_windows=keep_windows,
+    )
+    kept = Profile(profile) if profile is not None else None
+    with ExitStack() as stack:
+        if plan.store is not None and not plan.todo and options == EncoderOptions(device=options.device):
+            target, crew = plan.store, None  # nothing to encode, nothing asked: do not load a network for it
+        else:
+            crew = stack.enter_context(_crew(options, plan))
+            target = EmbeddingStore.open_or_create(store, crew.card, crew.recipe)
+        run = _Run(plan, target, jobs, timeout, progress, kept)
+        run.stages.loading = time.perf_counter() - began
+        with target.writer() as writer:
+            try:
+                run.remember()
+                if crew is not None:
+                    run.encode(crew, writer)
+                with run.stages.during("storing"):
+                    run.tidy(writer)
+                    run.label(writer)
+            except KeyboardInterrupt:
+                run.interrupted = True
+    report = BuildReport(
         store=str(target.path),
         found=len(plan.files),
         added=run.added,
@@ -340,11 +385,20 @@ def build(
         tracks=len(target),
         seconds_audio=run.seconds_audio,
         seconds_wall=time.perf_counter() - began,
-        seconds_loading=loading,
-        share_outside_encoder=1 - run.watch.encoding / run.watch.total if run.watch.total else 0.0,
+        stages=run.stages,
         notes=(*plan.notes, *run.notes, *target.problems),
         interrupted=run.interrupted,
     )
+    if kept is not None:
+        kept.write(encoder=target.card.to_dict(), device=options.device, jobs=jobs, report=report.to_dict())
+    return report
+
+
+def _crew(options: EncoderOptions, plan: Plan) -> AbstractContextManager[Crew]:
+    """Load what is asked, and for the rest what the store has, on every device that is named."""
+    remembered = plan.store.card.options if plan.store is not None else None
+    loaders = [(name, partial(replace(options, device=name).load, remembered)) for name in name_devices(options.device)]
+    return open_crew(loaders, keep_windows=plan.keep_windows)
 
 
 @dataclass
@@ -353,9 +407,10 @@ class _Run:
 
     plan: Plan
     store: EmbeddingStore
-    jobs: int
+    jobs: int | None
     timeout: float
     progress: Callable[[int, int, Outcome | None], None] | None
+    profile: Profile | None
     added: int = 0
     known: int = 0
     failed: int = 0
@@ -365,7 +420,7 @@ class _Run:
     seconds_audio: float = 0.0
     interrupted: bool = False
     notes: list[str] = field(default_factory=list)
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    stages: Stages = field(default_factory=Stages)
     new: set[int] = field(default_factory=set)
 
     @property
@@ -379,21 +434,21 @@ class _Run:
             memory = self.store.remembered(MEMORY) or {}
             self.store.remember(MEMORY, {**memory, self.root: self.plan.policy.memory})
 
-    def encode(self, network: Encoder, writer: StoreWriter) -> None:
-        """Take the lanes' outcomes into the store."""
-        todo, states = self.plan.todo, self.store.files()
+    def encode(self, crew: Crew, writer: StoreWriter) -> None:
+        """Take the crew's outcomes into the store."""
+        states = self.store.files()
         held = Known({s.key for s in states.values()}, {s.file_hash: s.key for s in states.values() if s.file_hash})
         self._tell(0, None)
-        jobs, done = max(1, min(self.jobs, len(todo))), 0
-        lanes = run_lanes(list(todo), network, held, jobs=jobs, timeout=self.timeout, watch=self.watch)
-        with closing(lanes):
-            for outcome in lanes:
-                if outcome is None:
-                    writer.commit_if_due()
-                    continue
-                if outcome.kind == "added":
-                    outcome = self._add(outcome, writer)  # noqa: PLW2901 - it may turn out otherwise
-                self._note(outcome, held, writer, stored=outcome.file.full_path in states)
+        done = 0
+        with closing(crew.run(self.plan.todo, known=held, jobs=self.jobs, timeout=self.timeout)) as outcomes:
+            for outcome in outcomes:
+                with self.stages.during("storing"):
+                    if outcome is None:
+                        writer.commit_if_due()
+                        continue
+                    if outcome.kind == "added":
+                        outcome = self._add(outcome, writer)  # noqa: PLW2901 - it may turn out otherwise
+                    self._note(outcome, held, writer, stored=outcome.file.full_path in states)
                 done += 1
                 self._tell(done, outcome)
 
@@ -418,6 +473,9 @@ class _Run:
     def _note(self, outcome: Outcome, held: Known, writer: StoreWriter, *, stored: bool) -> None:
         """Count an outcome, and write down what the store must know of it."""
         file, key = outcome.file, outcome.key
+        self.stages.add(outcome.seconds)
+        if self.profile is not None:
+            self.profile.note(outcome)
         match outcome.kind:
             case "added" | "known" if key is not None:
                 held.keys.add(key)

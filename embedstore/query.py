@@ -90,6 +90,7 @@ def search(
     layer: int | str | None = None,
     model: str | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     include_self: bool = False,
 ) -> SearchResult:
     """Find the stored tracks that sound most like a track, an audio file or a genre.
@@ -108,6 +109,8 @@ def search(
         Number or name of a layer, or ``"mean"`` for the mean over layers; default: the encoder's choice.
     model, device : str
         For a file that must be encoded: where the weights are now, if they moved; where to run.
+    trust_remote_code : bool
+        For a file that must be encoded by a model with code of its own; see `load_encoder`.
     include_self : bool
         Whether a stored query may be among its own results.
 
@@ -140,7 +143,8 @@ def search(
         asked, vector = f"genre:{genre}", genre_centres(store, layer, genre)[genre]
     elif query is not None:
         asked = os.fspath(query)
-        own, vector, notes = _hear(store, asked, layer, model, device)
+        options = {"model": model, "device": device, "trust_remote_code": trust_remote_code}
+        own, vector, notes = _hear(store, asked, layer, options)
     k = min(k, len(store))
     found = live.search(vector[None], k + 1)
     pairs = [
@@ -179,7 +183,7 @@ def genre_centres(store: EmbeddingStore, layer: int | str | None = None, genre: 
 
 
 def _hear(
-    store: EmbeddingStore, query: str, layer: int | str | None, model: str | None, device: str
+    store: EmbeddingStore, query: str, layer: int | str | None, options: dict[str, Any]
 ) -> tuple[int | None, Floats, tuple[str, ...]]:
     """Get a query's key if it is stored, its vector, and notes."""
     is_file = Path(query).is_file()
@@ -205,7 +209,7 @@ def _hear(
         return track.key, store.vectors(np.array([track.key]), layer)[0], notes
     from embedstore.pipeline import embed_file
 
-    key, embeddings = embed_file(store, query, model=model, device=device)
+    key, embeddings = embed_file(store, query, **options)
     if (store.keys() == key).any():
         return key, store.vectors(np.array([key]), layer)[0], ()
     if layer == "mean":

@@ -19,7 +19,7 @@ def summarize(store: EmbeddingStore) -> dict[str, Any]:
     -------
     dict
         ``path``, ``tracks``, ``files``, ``failures``, ``seconds``, ``layers``, ``dim`` (one number, or a list where
-        layers differ), ``dtype``, ``encoder`` (the card), ``recipe``, ``fingerprint``, ``genres`` and ``artists``
+        layers differ), ``windows`` (how many are kept, None where none are), ``dtype``, ``encoder`` (the card), ``recipe``, ``fingerprint``, ``genres`` and ``artists``
         (name -> tracks, most first), ``unlabelled``, ``bytes``, ``warnings``, ``indices``, ``problems``.
     """
     tracks, labels, card = store.tracks(), store.labels(), store.card
@@ -34,6 +34,7 @@ def summarize(store: EmbeddingStore) -> dict[str, Any]:
         "layers": [layer.number for layer in card.layers],
         "layer_names": [_layer_name(layer) for layer in card.layers],
         "dim": dims[0] if len(set(dims)) == 1 else dims,
+        "windows": store.count_windows() if store.keeps_windows else None,
         "dtype": store.recipe["dtype"],
         "encoder": card.to_dict(),
         "recipe": store.recipe,

@@ -47,7 +47,7 @@ def check_encoder(encoder: Encoder, *, tolerance: float = 1e-5) -> None:
     sounds = {"silence": np.zeros_like(noise), "noise": noise, "the shortest sound": noise[:minimum]}
     windows, origin = [], []
     for name, sound in sounds.items():
-        for window in cut_windows([sound], encoder.windowing):
+        for window in cut_windows([sound], encoder.windowing, mean=float(sound.mean()), deviation=float(sound.std())):
             windows.append(window)
             origin.append(name)
     together = encoder.encode(windows)

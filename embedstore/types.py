@@ -25,10 +25,13 @@ __all__ = [
     "Track",
     "TrackLabels",
     "Waveform",
+    "WindowMatrix",
     "Windowing",
     "key_from_id",
     "track_id",
 ]
+
+MOST_WINDOW_BYTES = 2**29  # of the kept windows of one track: half of what a shard may have
 
 Floats = NDArray[np.float32]
 Keys = NDArray[np.int64]
@@ -135,6 +138,9 @@ class Windowing:
         A track shorter than one window: encoded at its own length, or repeated until it fills one window.
     minimum : int
         Fewest samples of a track that can be encoded.
+    normalise : {"none", "file"}
+        ``"file"``: the whole track is brought to zero mean and unit variance before it is cut. What an encoder does to
+        each window is its own business. The recipe has it in words, as ``EncoderCard.preprocessing``.
     """
 
     length: int | None
@@ -144,6 +150,7 @@ class Windowing:
     tail: Literal["merge", "drop"] = "merge"
     short: Literal["keep", "repeat"] = "keep"
     minimum: int = 1
+    normalise: Literal["none", "file"] = "none"
 
     def __post_init__(self) -> None:
         if self.length is not None and not 0 < self.hop <= self.length:
@@ -256,19 +263,39 @@ class LayerEmbeddings:
         One mean vector per layer of the encoder's card, in the card's order.
     n_frames : int
         Frames behind the mean: the weight of this window in the track's mean.
+    windows : tuple of LayerEmbeddings
+        Of a track whose windows are kept: what was heard in each, in order, as float16 arrays; together they have
+        `n_frames`. Else empty.
     """
 
     vectors: tuple[Floats, ...]
     n_frames: int
+    windows: tuple[LayerEmbeddings, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_frames < 1 or not self.vectors:
             raise ParameterError(f"embeddings need at least one layer and one frame; got {self!r}")
         if any(v.ndim != 1 for v in self.vectors):
             raise ParameterError(f"each layer's vector has shape (dim,); got {[v.shape for v in self.vectors]}")
+        shapes = [vector.shape for vector in self.vectors]
+        if self.windows and (
+            sum(window.n_frames for window in self.windows) != self.n_frames
+            or any([vector.shape for vector in window.vectors] != shapes for window in self.windows)
+        ):
+            raise ParameterError(
+                f"windows have the layers and frames of their track; got {self!r} of {self.windows!r:.200}"
+            )
 
     def __repr__(self) -> str:
         return f"LayerEmbeddings({len(self.vectors)} layers, dims {[len(v) for v in self.vectors]}, {self.n_frames} frames)"
+
+
+def too_many_windows(count: int) -> str:
+    """Say that the windows of one track are more than can be kept."""
+    return (
+        f"{count} windows of it take more than the {MOST_WINDOW_BYTES >> 20} MiB that can be kept of one track; split the "
+        "file, keep fewer layers, choose a longer window or hop, or use a store without windows"
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -306,6 +333,48 @@ class LayerMatrix:
 
     def __repr__(self) -> str:
         return f"LayerMatrix({self.name}, values float32 {self.values.shape})"
+
+
+@dataclass(frozen=True, repr=False)
+class WindowMatrix:
+    """One layer of the windows of some tracks, track after track, in the order of their sound.
+
+    Attributes
+    ----------
+    layer : int
+        Number of the layer; -1 for the mean over layers.
+    name : str
+        Name of the layer.
+    keys : int64 array, shape (n,)
+        Key of the track that each window is of.
+    starts, ends : float64 arrays, shape (n,)
+        Where in the track it begins and ends, in seconds.
+    frames : int64 array, shape (n,)
+        Its weight in the track's mean.
+    values : float32 array, shape (n, dim)
+        The stored vectors.
+    """
+
+    layer: int
+    name: str
+    keys: Keys
+    starts: NDArray[np.float64]
+    ends: NDArray[np.float64]
+    frames: NDArray[np.int64]
+    values: Floats
+
+    def __post_init__(self) -> None:
+        shapes = [column.shape for column in (self.keys, self.starts, self.ends, self.frames)]
+        if self.values.ndim != 2 or set(shapes) != {self.values.shape[:1]}:
+            raise ParameterError(
+                f"one key, start, end and number of frames per row: got {shapes} for {self.values.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        return f"WindowMatrix({self.name}, values float32 {self.values.shape})"
 
 
 @dataclass(frozen=True, repr=False)

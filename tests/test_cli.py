@@ -81,6 +81,66 @@ def test_build_info_failures_verify_speak_json(embedstore, music):
     assert (report["ok"], report["rows"], report["problems"]) == (True, 18, [])
 
 
+def test_windows_are_options(embedstore, music):
+    """Length, hop, normalisation and keeping are in the recipe; `info` says how many windows there are."""
+    cut = ("--window", "0.5", "--hop", "0.25", "--normalise", "file", "--keep-windows")
+    plan = embedstore("build", music, "--encoder", "toy_encoder:Toy", *cut, "--dry-run", "--json")
+    built = embedstore("build", music, "--encoder", "toy_encoder:Toy", *cut, "--json")
+    assert (built["added"], built["failed"]) == (18, 0)
+    info = embedstore("info", "--json")
+    assert (info["windows"], plan["bytes"]) == (18 * 7, 18 * 8 * 20)
+    recipe = {name: info["recipe"][name] for name in ("window_length", "window_hop", "preprocessing", "windows")}
+    assert recipe == {
+        "window_length": 4000,
+        "window_hop": 2000,
+        "preprocessing": "zero mean, unit variance per file",
+        "windows": "kept",
+    }
+    assert "126 kept" in embedstore("info").stdout
+    assert embedstore("build", music, "--json")["skipped"] == 18
+    assert embedstore("verify", "--json")["ok"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--hop", "0"], 1, "a hop is a number of seconds above 0; got 0"),
+        (["--hop", "2"], 1, "at most a window, else sound is left out; got 2 s"),
+        (["--hop", "1", "--window", "track"], 1, "leaves nothing to hop to; leave out hop 1"),
+        (["--hop", "often"], 2, "'often' is not a valid float"),
+        (["--normalise", "twice"], 2, "'twice' is not one of 'window', 'file', 'none'"),
+        (["--hop", "1", "--encoder", "musicnn"], 1, "musicnn does not take hop; leave it out"),
+        (["--normalise", "file", "--encoder", "mfcc"], 1, "mfcc does not take normalise; leave it out"),
+    ],
+)
+def test_windows_that_make_no_sense_are_one_line(embedstore, music, options, code, words):
+    """What was asked, what is possible, what to do."""
+    result = embedstore("build", music, "--encoder", "toy_encoder:Toy", *options, code=code)
+    assert words in result.stderr
+
+
+def test_windows_cannot_be_kept_later(embedstore, store, music):
+    """A store without them says so, and how to have them."""
+    result = embedstore("build", music, "--keep-windows", code=1)
+    assert "made without windows, and holds none of its 18 tracks; keep them in a new one" in result.stderr
+    info = embedstore("info", "--json")
+    assert info["windows"] is None
+    assert "not kept" in embedstore("info").stdout
+
+
+def test_build_says_where_the_time_went(embedstore, music):
+    """One short line when something was encoded, none when not; the profile is a file, also of several devices."""
+    toy = ("--encoder", "toy_encoder:Toy")
+    first = embedstore("build", music, *toy, "--device", "cpu,cpu", "--profile", "profile.json")
+    (line,) = [line for line in first.stdout.splitlines() if line.startswith("seconds")]
+    assert all(stage in line for stage in ("hashing", "waiting", "encoding", "storing", "loading"))
+    assert line.endswith("% of the lanes' time outside the encoder")
+    assert len(json.loads(Path("profile.json").read_text())["files"]) == 18
+    assert "seconds" not in embedstore("build", music).stdout
+    failed = embedstore("build", music, "--profile", "no/where.json", code=1)
+    assert failed.stderr.startswith("embedstore: the profile no/where.json cannot be written")
+
+
 def test_search_finds_the_genre_by_track_file_and_name(embedstore, store, write_audio):
     """Pitch is genre here, so the nearest tracks must share it; all three kinds of query agree on the shape."""
     path = "music/jazz/jazz-1/0.flac"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedstore.errors import EncoderMismatchError, LabelsError, ParameterError, StoreError, StoreLockedError
+from embedstore.errors import (
+    EncoderMismatchError,
+    LabelsError,
+    ParameterError,
+    StoreError,
+    StoreLockedError,
+    UnknownNameError,
+)
 from embedstore.estimate import estimate
 from embedstore.labels import Columns
 from embedstore.pipeline import EncoderOptions, build, embed_file, encoder_of
@@ -226,6 +234,75 @@ def test_keyboard_interrupt_keeps_what_is_finished(music, tmp_path):
     assert report.interrupted
     assert report.added == len(EmbeddingStore.open(tmp_path / "store")) == 2
     assert run(music, tmp_path / "store").added == 4
+
+
+def test_interrupted_batches_across_files_lose_and_double_nothing(music, tmp_path):
+    """Ctrl-C while windows of several files share batches: the next builds end with the rows of one calm build."""
+
+    def stop_after_two(done, total, outcome):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    batching = EncoderOptions(name=TOY, device="fake")  # batches of 5, files have 3 windows
+    while (report := build(music, tmp_path / "store", encoder=batching, progress=stop_after_two)).interrupted:
+        assert report.added == 2
+    assert EmbeddingStore.open(run(music, tmp_path / "calm").store).verify().ok
+    assert EmbeddingStore.open(tmp_path / "store").verify().ok
+    calm, stormy = (EmbeddingStore.open(tmp_path / name).layer(1) for name in ("calm", "store"))
+    rows = [dict(zip(m.track_ids, m.values.tolist(), strict=True)) for m in (calm, stormy)]
+    assert len(rows[0]) == 6
+    assert rows[0] == rows[1]
+
+
+def test_report_says_where_the_time_went(music, tmp_path):
+    """Seconds per stage are there when something was encoded; a slow encoder leaves little outside it."""
+    report = build(music, tmp_path / "store", encoder=EncoderOptions(name=TOY, model="slow"), jobs=1)
+    stages = report.to_dict()["stages"]
+    assert stages.keys() == {
+        *("loading", "hashing", "decoding", "waiting", "encoding", "storing", "share_outside_encoder")
+    }
+    assert min(stages.values()) > 0
+    assert stages["encoding"] >= 0.02 * 3  # 18 windows in batches of 4, each batch 0.02 s
+    assert stages["waiting"] + stages["encoding"] <= report.seconds_wall
+    again = build(music, tmp_path / "store", jobs=1)
+    assert (again.stages.encoding, again.stages.share_outside_encoder) == (0, 0)
+
+
+def test_profile_lists_what_is_slow(music, tmp_path):
+    """One row a file, whatever became of it, beside the machine and the report; written when interrupted, too."""
+    (music / "broken.mp3").write_text("no sound" * 100)
+    run(music, tmp_path / "store", profile=tmp_path / "profile.json")
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert profile.keys() == {"machine", "encoder", "device", "jobs", "report", "files"}
+    assert profile["machine"].keys() >= {"cores", "python", "system", "numpy", "embedstore-mir"}
+    files = {Path(row["path"]).name: row for row in profile["files"]}
+    assert len(files) == 7
+    assert files["broken.mp3"]["kind"] == "failed"
+    assert files["song0.wav"]["seconds_audio"] == 2.5
+    assert all(files["song0.wav"][stage] > 0 for stage in ("hashing", "decoding", "waiting", "encoding"))
+    for stage in ("hashing", "decoding", "waiting", "encoding"):
+        assert profile["report"]["stages"][stage] == pytest.approx(sum(row[stage] for row in profile["files"]))
+
+    def stop_after_two(done, total, outcome):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "interrupted.json"
+    assert run(music, tmp_path / "other", jobs=1, profile=path, progress=stop_after_two).interrupted
+    stopped = json.loads(path.read_text())
+    assert (len(stopped["files"]), stopped["report"]["interrupted"]) == (2, True)
+
+
+@pytest.mark.parametrize("where", ["missing/profile.json", "music"])
+def test_profile_that_cannot_be_written_is_refused_before_work(music, tmp_path, where):
+    """Nobody learns of it after the work; no store appears, and a file that was there is untouched."""
+    with pytest.raises(ParameterError, match=f"profile .*{where} cannot be written"):
+        run(music, tmp_path / "store", profile=tmp_path / where)
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "old.json").write_text("old")
+    with pytest.raises(UnknownNameError, match="music2vek"):
+        run(music, tmp_path / "store", encoder="random:music2vek", profile=tmp_path / "old.json")
+    assert (tmp_path / "old.json").read_text() == "old"
 
 
 BUILD = """

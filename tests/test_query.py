@@ -170,7 +170,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, list[float]]]
     """Replace the encoder: what each file name sounds like."""
     sounds: dict[str, tuple[int, list[float]]] = {}
 
-    def embed_file(store: object, path: str, *, model: object, device: str) -> tuple[int, LayerEmbeddings]:
+    def embed_file(store: object, path: str, **_options: object) -> tuple[int, LayerEmbeddings]:
         key, vector = sounds[Path(path).name]
         mirrored = [vector[0], -vector[1]]
         return key, LayerEmbeddings((np.array(mirrored, np.float32), np.array(vector, np.float32)), 5)

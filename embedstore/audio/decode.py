@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from embedstore.audio.source import DecoderStopped, Source
 from embedstore.errors import AudioError, ParameterError
 from embedstore.types import Waveform
 
-__all__ = ["DECODE_RECIPE", "Resampler", "Sound", "SoundHash", "SoundReport", "check_rate", "read_audio"]
+__all__ = ["DECODE_RECIPE", "Moments", "Resampler", "Sound", "SoundHash", "SoundReport", "check_rate", "read_audio"]
 
 Floats = NDArray[np.float32]
 
@@ -45,6 +46,8 @@ class SoundReport:
         Library and version.
     warnings : tuple of str
         What was wrong but not fatal, e.g. a decoder that stopped early.
+    mean, deviation : float
+        Mean and standard deviation of the samples at the rate that was asked for.
     """
 
     key: int
@@ -53,6 +56,8 @@ class SoundReport:
     frames: int
     decoder: str
     warnings: tuple[str, ...] = ()
+    mean: float = 0.0
+    deviation: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -89,6 +94,36 @@ class SoundHash:
         """Finish."""
         self._hash.update(sample_rate.to_bytes(8, "little"))
         return int.from_bytes(self._hash.digest(), "little") >> 1
+
+
+class Moments:
+    """Mean and variance of a stream, in float64: block by block, without the loss of a sum of squares.
+
+    >>> moments = Moments()
+    >>> for block in ([1.0, 2.0], [], [6.0]):
+    ...     moments.update(np.array(block, np.float32))
+    >>> moments.mean, round(moments.deviation, 3)
+    (3.0, 2.16)
+    """
+
+    def __init__(self) -> None:
+        self._count, self.mean, self._squares = 0, 0.0, 0.0  # squares: of the distances from the mean
+
+    def update(self, samples: Floats) -> None:
+        """Take the next samples."""
+        if count := len(samples):
+            exact = samples.astype(np.float64)
+            mean = float(exact.mean())
+            exact -= mean
+            away, total = mean - self.mean, self._count + count
+            self._squares += float(exact @ exact) + away**2 * self._count * count / total
+            self.mean += away * count / total
+            self._count = total
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation so far."""
+        return math.sqrt(self._squares / max(1, self._count))
 
 
 class Resampler:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.audio.decode import SoundReport, check_rate
 from embedstore.audio.source import clean
+from embedstore.child import Child
 from embedstore.errors import AudioError, ParameterError
 
 __all__ = ["Decoder"]
 
 AnyPath = str | os.PathLike[str]
+
+_WATCH = 0.05  # seconds between two looks at a process that may hang
 
 
 class Decoder:
@@ -138,84 +139,50 @@ class Decoder:
         return message
 
 
-class _Process:
-    """One worker process and its three pipes."""
+class _Process(Child):
+    """One worker process and its conversation."""
 
     def __init__(self, settings: list[str]) -> None:
-        # it imports what this process imports, from the same places, and keeps to one core
-        here = {
-            "PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path),
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "embedstore.audio.worker", *settings],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={**os.environ, **here},
-            start_new_session=True,  # Ctrl-C is for us; the worker ends when its stdin does
-        )
-        self._stdin, self._stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
+        super().__init__(["-m", "embedstore.audio.worker", *settings])
+        self._deadline, self._hung = math.inf, False
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def end(self) -> None:
-        self._process.kill()  # it holds nothing that could be lost
-        with contextlib.suppress(BrokenPipeError):  # a request that it never read
-            self._stdin.close()
-        self._stdout.close()
-        self._log.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel, e.g. on a dead network disk
-            self._process.wait(timeout=5)
+    def _watch(self) -> None:
+        """Kill the process when it has been silent for too long; a timer for each message would cost more than it."""
+        while self.is_alive():
+            if time.monotonic() > self._deadline:
+                self._hung = True
+                self.kill()
+            time.sleep(_WATCH)
 
     def send(self, request: dict[str, str]) -> None:
         with contextlib.suppress(BrokenPipeError):  # died at once: `receive` finds out why
-            self._stdin.write(json.dumps(request).encode() + b"\n")
-            self._stdin.flush()
+            self.stdin.write(json.dumps(request).encode() + b"\n")
+            self.stdin.flush()
 
     def receive(self, timeout: float) -> dict[str, Any]:
         """Read one message; raise AudioError when the worker dies or says nothing for `timeout` seconds."""
-        hung = threading.Event()
-
-        def give_up() -> None:
-            hung.set()
-            self._process.kill()
-
-        timer = threading.Timer(timeout, give_up)
-        timer.daemon = True
-        timer.start()
-        try:
-            message = self._read()
-        finally:
-            timer.cancel()
+        self._deadline = time.monotonic() + timeout
+        message = self._read()
+        self._deadline = math.inf
         if message is None:
             raise AudioError(
                 f"no sign of life from the decoder for {timeout:g} s; it was stopped"
-                if hung.is_set()
-                else self._death(),
+                if self._hung
+                else f"the decoder process died ({clean(self.death())})",
                 stage="limit",
             )
         return message
 
     def _read(self) -> dict[str, Any] | None:
         """One message, None at the end of the pipe (also in the middle of a message)."""
-        line = self._stdout.readline()
+        line = self.stdout.readline()
         if not line.endswith(b"\n"):
             return None
         message: dict[str, Any] = json.loads(line)
         if "samples" in message:
             samples = np.empty(message["samples"], np.float32)
-            if self._stdout.readinto(samples.data.cast("B")) < samples.nbytes:  # type: ignore[attr-defined]  # buffered
+            if self.stdout.readinto(samples.data.cast("B")) < samples.nbytes:  # type: ignore[attr-defined]  # buffered
                 return None
             message["samples"] = samples
         return message
-
-    def _death(self) -> str:
-        code = self._process.wait()
-        how = signal.strsignal(-code) if code < 0 else f"exit code {code}"
-        self._log.seek(0)
-        words = [clean(line) for line in self._log.read().decode(errors="replace").split("\n") if line.strip()]
-        return f"the decoder process died ({how}{': ' + words[-1][:200] if words else ''})"

@@ -11,20 +11,28 @@ Where the windows lie depends on the sound alone, never on how it was split into
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import AudioError
+from embedstore.errors import AudioError, ParameterError
 from embedstore.types import Windowing
 
-__all__ = ["cut_windows"]
+__all__ = ["cut_windows", "window_spans"]
 
 Floats = NDArray[np.float32]
 
 
-def cut_windows(blocks: Iterable[Floats], windowing: Windowing, *, sample_rate: int | None = None) -> Iterator[Floats]:
+def cut_windows(
+    blocks: Iterable[Floats],
+    windowing: Windowing,
+    *,
+    sample_rate: int | None = None,
+    mean: float | None = None,
+    deviation: float | None = None,
+) -> Iterator[Floats]:
     """Cut blocks of one track into windows.
 
     Windows start at multiples of ``hop``. The last piece is what the next window would hold, if that has any sound
@@ -38,6 +46,8 @@ def cut_windows(blocks: Iterable[Floats], windowing: Windowing, *, sample_rate: 
     windowing : Windowing
     sample_rate : int, optional
         Hz; only lets the error speak in seconds.
+    mean, deviation : float, optional
+        Of the whole track's samples (see `SoundReport`); needed, and used, only with ``normalise="file"``.
 
     Yields
     ------
@@ -48,6 +58,8 @@ def cut_windows(blocks: Iterable[Floats], windowing: Windowing, *, sample_rate: 
     ------
     AudioError
         The track is shorter than ``windowing.minimum`` (stage "check").
+    ParameterError
+        The track is to be normalised, and `mean` or `deviation` is missing.
 
     Examples
     --------
@@ -57,6 +69,10 @@ def cut_windows(blocks: Iterable[Floats], windowing: Windowing, *, sample_rate: 
     >>> [len(window) for window in cut_windows(blocks, Windowing(length=5, hop=5, min_tail=2))]
     [5, 6]
     """
+    if windowing.normalise == "file":
+        if mean is None or deviation is None:
+            raise ParameterError("to normalise a file takes the mean and deviation of its samples; see Decoder.inspect")
+        blocks = _standardised(blocks, mean, deviation)
     sound = _reflected(blocks, windowing, sample_rate)
     length, hop = windowing.length, windowing.hop
     if length is None:
@@ -79,6 +95,52 @@ def cut_windows(blocks: Iterable[Floats], windowing: Windowing, *, sample_rate: 
         parts, held, cut_any = [joined[start:]], held - start, True
     for window in _last_windows(np.concatenate(parts), windowing, length, joins, cut_any=cut_any):
         yield window.copy()
+
+
+def window_spans(n_samples: int, windowing: Windowing, count: int | None = None) -> NDArray[np.int64]:
+    """Say where the windows lie that `cut_windows` cuts from a track.
+
+    Reflected and repeated sound does not count: a span ends where the track does.
+
+    Parameters
+    ----------
+    n_samples : int
+        Length of the track.
+    windowing : Windowing
+    count : int, optional
+        How many windows there are, for those who know it and know `n_samples` only to rounding.
+
+    Returns
+    -------
+    int64 array, shape (n_windows, 2)
+        First sample of each, and the one after its last.
+
+    Examples
+    --------
+    >>> window_spans(11, Windowing(length=4, hop=4, min_tail=2)).tolist()
+    [[0, 4], [4, 8], [8, 11]]
+    >>> window_spans(11, Windowing(length=5, hop=5, min_tail=2)).tolist()
+    [[0, 5], [5, 11]]
+    """
+    length, hop, total = windowing.length, windowing.hop, n_samples + 2 * windowing.pad
+    if length is None or total <= length:
+        length = hop = total = max(total, length or 1)
+    if count is None:
+        rest = (total - length) % hop  # after the last full window
+        extra = windowing.tail == "merge" and rest > 0 and rest + length - hop >= windowing.min_tail
+        count = 1 + (total - length) // hop + extra
+    starts = np.arange(count) * hop
+    ends = starts + length
+    if windowing.tail == "merge":
+        ends[-1] = total
+    return np.clip(np.stack([starts, ends], axis=1) - windowing.pad, 0, n_samples)
+
+
+def _standardised(blocks: Iterable[Floats], mean: float, deviation: float) -> Iterator[Floats]:
+    """Bring a track to zero mean and unit variance, with the constant of Wav2Vec2FeatureExtractor against silence."""
+    offset, scale = np.float32(mean), np.float32(math.sqrt(deviation**2 + 1e-7))
+    for block in blocks:
+        yield (block - offset) / scale
 
 
 def _last_windows(rest: Floats, windowing: Windowing, length: int, joins: int, *, cut_any: bool) -> Iterator[Floats]:

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.audio.decode import Resampler, Sound, SoundHash, SoundReport
+from embedstore.audio.decode import Moments, Resampler, Sound, SoundHash, SoundReport
 from embedstore.errors import AudioError
 
 __all__ = ["Worker", "main"]
@@ -86,21 +86,33 @@ class Worker:
     def _inspect(self, path: Path) -> None:
         self._spooled = (None, [])
         stamp, sound, digest = _stamp(path), Sound(path), SoundHash()
-        stream = Resampler(sound.sample_rate, self._sample_rate)
+        stream, moments = Resampler(sound.sample_rate, self._sample_rate), Moments()
         spool: list[Floats] = []
-        short = True
+
+        def take(resampled: Floats) -> None:
+            moments.update(resampled)
+            if sound.frames <= SPOOL_SECONDS * sound.sample_rate:
+                spool.append(resampled)
+            else:
+                spool.clear()
+
         for block in sound.blocks():
             self._live()
             digest.update(block)
-            short = short and sound.frames <= SPOOL_SECONDS * sound.sample_rate
-            if short:
-                spool.append(stream.push(block))
-            else:
-                spool.clear()
-        if short:
-            self._spooled = (stamp, [*spool, stream.finish()])
-        key = digest.key(sound.sample_rate)
-        report = SoundReport(key, sound.sample_rate, sound.channels, sound.frames, sound.decoder, sound.warnings)
+            take(stream.push(block))
+        take(stream.finish())
+        if spool:
+            self._spooled = (stamp, spool)
+        report = SoundReport(
+            digest.key(sound.sample_rate),
+            sound.sample_rate,
+            sound.channels,
+            sound.frames,
+            sound.decoder,
+            sound.warnings,
+            moments.mean,
+            moments.deviation,
+        )
         self._say({"report": report.to_dict()})
 
     def _blocks(self, path: Path) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 
 from embedstore.encoders.base import Encoder, LayerSpec, MeanPool, recipe_of
-from embedstore.errors import EncoderError
+from embedstore.errors import EncoderError, ParameterError
 from embedstore.registry import resolve
 
 __all__ = ["BUILTIN", "Encoder", "MeanPool", "load_encoder", "recipe_of"]
 
 BUILTIN = {
     "music2vec": "embedstore.encoders.music2vec:Music2vec",
-    "huggingface": "embedstore.encoders.huggingface:HuggingFace",
+    "huggingface": "embedstore.encoders.hidden_states:any_checkpoint",
     "musicnn": "embedstore.encoders.musicnn:MusicnnMSD",
     "musicnn-mtt": "embedstore.encoders.musicnn:MusicnnMTT",
     "mfcc": "embedstore.encoders.mfcc:Mfcc",
@@ -31,6 +31,10 @@ def load_encoder(
     window: float | str | None = None,
     device: str = "auto",
     seed: int = 0,
+    hop: float | None = None,
+    normalise: str | None = None,
+    precision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Encoder:
     """Load an encoder with its weights.
 
@@ -48,6 +52,15 @@ def load_encoder(
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     seed : int
         Of the random weights; of no effect otherwise.
+    hop : float, optional
+        Seconds from one window's start to the next; None: one window after the other.
+    normalise : str, optional
+        Bring each ``"window"``, each ``"file"`` or ``"none"`` to zero mean and unit variance; None: as the checkpoint
+        says.
+    precision : str, optional
+        Arithmetic inside the network: ``"float32"``, ``"bfloat16"``, ``"float16"``.
+    trust_remote_code : bool
+        Run code that comes with a checkpoint.
 
     Raises
     ------
@@ -56,7 +69,7 @@ def load_encoder(
     WeightsError
         The weights cannot be had, or are not what was promised.
     ParameterError
-        An option is outside what the encoder takes.
+        An option is outside what the encoder takes, or the encoder does not take it at all.
 
     Examples
     --------
@@ -74,13 +87,21 @@ def load_encoder(
         "device": device,
         "seed": None if plain == name else seed,
     }
+    further = {"hop": hop, "normalise": normalise, "precision": precision, "trust_remote_code": trust_remote_code}
+    asked = {option: value for option, value in further.items() if value is not None and value is not False}
     try:
-        inspect.signature(make).bind(**options)
+        signature = inspect.signature(make)
+        signature.bind(**options)
     except (TypeError, ValueError) as error:
         raise EncoderError(
             f"{plain!r} is not an encoder class: it cannot take {', '.join(options)} ({error})"
         ) from error
-    encoder: Encoder = make(**options)
+    try:
+        signature.bind(**options, **asked)
+    except TypeError:
+        refused = [option for option in asked if option not in signature.parameters]
+        raise ParameterError(f"{plain} does not take {', '.join(refused)}; leave it out") from None
+    encoder: Encoder = make(**options, **asked)
     if missing := [part for part in ("card", "windowing", "encode") if not hasattr(encoder, part)]:
         raise EncoderError(f"{plain!r} is not an encoder class: what it makes has no {', '.join(missing)}")
     return encoder

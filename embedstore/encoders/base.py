@@ -1,7 +1,8 @@
 """What every encoder shares: the contract, the reading of its options, pooling over windows, and the recipe.
 
 An encoder turns windows of sound into one mean vector per layer. It is built as
-``cls(model=..., layers=..., window=..., device=..., seed=...)``; `seed` is None for real weights.
+``cls(model=..., layers=..., window=..., device=..., seed=...)``; `seed` is None for real weights. What else
+`load_encoder` knows is given only to an encoder that takes it, and only when it is asked for.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -17,15 +19,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import EncoderError, MissingDependencyError, ParameterError, UnknownNameError
-from embedstore.types import EncoderCard, Floats, Layer, LayerEmbeddings, Windowing
+from embedstore.types import (
+    MOST_WINDOW_BYTES,
+    EncoderCard,
+    Floats,
+    Layer,
+    LayerEmbeddings,
+    Windowing,
+    too_many_windows,
+)
 
 __all__ = [
+    "NORMALISED",
     "Encoder",
     "LayerSpec",
     "MeanPool",
     "check_windows",
     "default_layer",
     "import_torchaudio",
+    "make_windowing",
+    "one_thread",
+    "parse_hop",
     "parse_layers",
     "parse_window",
     "pick_device",
@@ -33,6 +47,12 @@ __all__ = [
 ]
 
 LayerSpec = str | int | Sequence[int | str] | None
+
+NORMALISED = {  # what is asked -> what EncoderCard.preprocessing says
+    "window": "zero mean, unit variance per window",
+    "file": "zero mean, unit variance per file",
+    "none": "none",
+}
 
 
 class Encoder(Protocol):
@@ -44,6 +64,10 @@ class Encoder(Protocol):
         What it is; lists only the layers that `encode` returns.
     windowing : Windowing
         How a track is cut for it.
+    device : str, optional
+        Where it runs. On a CPU each core's thread calls `encode`; anywhere else one thread does.
+    batch : int, optional
+        Windows that are worth handing over at once; 4 where it is not said.
     """
 
     card: EncoderCard
@@ -68,6 +92,13 @@ class Encoder(Protocol):
 class MeanPool:
     """Frame-weighted mean of windows, in float64 and constant memory: the vector of a track.
 
+    Parameters
+    ----------
+    keep : bool
+        Keep the windows, too, as float16, which is what a store keeps of them.
+
+    Examples
+    --------
     >>> pool = MeanPool()
     >>> pool.add(LayerEmbeddings((np.zeros(2, np.float32),), n_frames=3))
     >>> pool.add(LayerEmbeddings((np.ones(2, np.float32),), n_frames=1))
@@ -75,9 +106,10 @@ class MeanPool:
     ([0.25, 0.25], 4)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = False) -> None:
         self._sums: list[NDArray[np.float64]] = []
         self._frames = 0
+        self._keep, self._kept, self._bytes = keep, list[LayerEmbeddings](), 0
 
     def add(self, window: LayerEmbeddings) -> None:
         """Take in one window.
@@ -85,7 +117,8 @@ class MeanPool:
         Raises
         ------
         EncoderError
-            A vector is not finite, or the layers are not those of the windows before.
+            A vector is not finite, the layers are not those of the windows before, or the windows are more than can be
+            kept of one track.
         """
         for place, vector in enumerate(window.vectors):
             if not np.isfinite(vector).all():
@@ -97,6 +130,13 @@ class MeanPool:
             )
         self._sums = [a + b for a, b in zip(self._sums, scaled, strict=True)] if self._sums else scaled
         self._frames += window.n_frames
+        if self._keep:
+            with np.errstate(over="ignore"):  # the store refuses infinity
+                halfs = tuple(vector.astype(np.float16) for vector in window.vectors)
+            self._kept.append(LayerEmbeddings(halfs, window.n_frames))  # type: ignore[arg-type]  # float16, see there
+            self._bytes += sum(half.nbytes for half in halfs)
+            if self._bytes > MOST_WINDOW_BYTES:
+                raise EncoderError(too_many_windows(len(self._kept)))
 
     def result(self) -> LayerEmbeddings:
         """Give the mean over all frames so far.
@@ -108,7 +148,8 @@ class MeanPool:
         """
         if not self._frames:
             raise EncoderError("there was no window to pool")
-        return LayerEmbeddings(tuple((s / self._frames).astype(np.float32) for s in self._sums), self._frames)
+        means = tuple((s / self._frames).astype(np.float32) for s in self._sums)
+        return LayerEmbeddings(means, self._frames, tuple(self._kept))
 
 
 def check_windows(windows: Sequence[Floats], minimum: int) -> None:
@@ -233,6 +274,110 @@ def parse_window(window: float | str | None, *, sample_rate: int, default: int |
     return samples
 
 
+def parse_hop(hop: float | str | None, *, sample_rate: int, length: int | None) -> int:
+    """Read a hop option into samples.
+
+    Parameters
+    ----------
+    hop : float, str or None
+        Seconds from one window's start to the next; None for windows that follow each other.
+    sample_rate : int
+        Hz.
+    length : int or None
+        Samples in a window; None for the whole track, which takes no hop.
+
+    Raises
+    ------
+    ParameterError
+        Not a duration, longer than a window, or shorter than a sample.
+
+    Examples
+    --------
+    >>> parse_hop(2.5, sample_rate=16000, length=80000), parse_hop(None, sample_rate=16000, length=80000)
+    (40000, 80000)
+    """
+    if hop is None:
+        return length or 1
+    if length is None:
+        raise ParameterError(f"the window is the whole track, and leaves nothing to hop to; leave out hop {hop!r}")
+    try:
+        seconds = float(hop)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise ParameterError(f"a hop is a number of seconds above 0; got {hop!r}")
+    samples = round(seconds * sample_rate)
+    if not 1 <= samples <= length:
+        raise ParameterError(
+            f"a hop is at least one sample and at most a window, else sound is left out; got {seconds:g} s, "
+            f"{samples} samples at {sample_rate} Hz, with windows of {length / sample_rate:g} s"
+        )
+    return samples
+
+
+def make_windowing(
+    window: float | str | None,
+    hop: float | str | None = None,
+    *,
+    sample_rate: int,
+    default: int | None,
+    minimum: int = 1,
+    tail: int | None = None,
+    normalise: str = "none",
+) -> Windowing:
+    """Read the options that say how a track is cut.
+
+    Parameters
+    ----------
+    window, hop : float, str or None
+        As asked; see `parse_window` and `parse_hop`.
+    sample_rate : int
+        Hz.
+    default : int or None
+        Samples in a window when nothing is asked.
+    minimum : int
+        Fewest samples that the network takes.
+    tail : int, optional
+        Samples of the shortest last piece that is a window of its own, if that is less than half a window.
+    normalise : str
+        One of `NORMALISED`. Only ``"file"`` is the windowing's business; ``"window"`` is the encoder's.
+
+    Raises
+    ------
+    ParameterError
+        An option makes no sense, or not with the others.
+
+    Examples
+    --------
+    >>> make_windowing("5", 2.5, sample_rate=16000, default=None, tail=16000, normalise="file")
+    Windowing(length=80000, hop=40000, pad=0, min_tail=16000, tail='merge', short='keep', minimum=1, normalise='file')
+    """
+    if normalise not in NORMALISED:
+        raise ParameterError(f"sound is normalised per {', '.join(NORMALISED)}; got {normalise!r}")
+    length = parse_window(window, sample_rate=sample_rate, default=default, minimum=minimum)
+    shortest = [samples for samples in (tail, length and length // 2) if samples is not None]
+    return Windowing(
+        length,
+        parse_hop(hop, sample_rate=sample_rate, length=length),
+        min_tail=max(minimum, min(shortest, default=0)),
+        minimum=minimum,
+        normalise="file" if normalise == "file" else "none",
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: some of its sums come out with other last bits on two."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def pick_device(name: str = "auto") -> str:
     """Choose where the network runs.
 
@@ -282,11 +427,12 @@ def import_torchaudio() -> ModuleType:
         torch.version.cuda = cuda
 
 
-def recipe_of(encoder: Encoder) -> dict[str, Any]:
+def recipe_of(encoder: Encoder, *, keep_windows: bool = False) -> dict[str, Any]:
     """Write down everything that changes a vector, and nothing else: plain JSON, one fact per field.
 
     Two stores may be joined, and a store may grow, only under equal recipes. The program's version, the device, the
-    folder of a checkpoint and the code path (`EncoderCard.path`) are not in it.
+    folder of a checkpoint and the code path (`EncoderCard.path`) are not in it. That windows are kept is in it, if they
+    are: a store keeps those of all its tracks or of none.
     """
     from embedstore.audio import DECODE_RECIPE
 
@@ -308,4 +454,5 @@ def recipe_of(encoder: Encoder) -> dict[str, Any]:
         "precision": card.precision,
         "pooling": "frame-weighted mean",
         "dtype": "float16",
+        **({"windows": "kept"} if keep_windows else {}),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,18 @@ from embedstore.encoders.base import import_torchaudio
 from embedstore.encoders.hub import one_line
 from embedstore.errors import MissingDependencyError, WeightsError
 
-__all__ = ["build_config", "config_digest", "load_network", "random_network", "sum_of_files", "sum_of_tensors"]
+__all__ = [
+    "build_config",
+    "class_of",
+    "config_digest",
+    "fill_network",
+    "load_network",
+    "mend_torchaudio",
+    "no_network",
+    "random_network",
+    "sum_of_files",
+    "sum_of_tensors",
+]
 
 NETWORK_FIELDS = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps"),
@@ -41,7 +53,7 @@ def build_config(fields: Mapping[str, Any], families: Collection[str], where: st
     family = fields.get("model_type")
     if not isinstance(family, str) or family not in families:
         raise WeightsError(f"{where} is a model of type {family!r}; this encoder runs {', '.join(families)}")
-    with _no_network(f"the config of {where} describes no network"):
+    with no_network(f"the config of {where} describes no network"):
         from transformers import AutoConfig
 
         plain = AutoConfig.for_model(family)
@@ -77,13 +89,13 @@ def sum_of_tensors(network: Any) -> str:
     return digest.hexdigest()
 
 
-def random_network(config: Any, seed: int) -> Any:
-    """Build the network of a config with seeded random weights, leaving torch's own generator as it was."""
+def random_network(config: Any, seed: int, kind: Any = None) -> Any:
+    """Build the network of a config (as class `kind`) with seeded random weights; torch's own generator stays as it was."""
     import torch
 
-    with _no_network("the config describes no network"), torch.random.fork_rng(devices=[]):
+    with no_network("the config describes no network"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return _class_of(config)(config)
+        return (kind or class_of(config))(config)
 
 
 def load_network(config: Any, files: Sequence[Path]) -> Any:
@@ -98,12 +110,39 @@ def load_network(config: Any, files: Sequence[Path]) -> Any:
 
     found = {name: tensor for file in files for name, tensor in _read_tensors(file).items()}
     where = files[0].parent
-    with _no_network(f"the weights in {where} do not fit its config"):
+    with no_network(f"the weights in {where} do not fit its config"):
         with torch.device("meta"):
-            network = _class_of(config)(config)
+            network = class_of(config)(config)
         prefix = f"{network.base_model_prefix}."  # in checkpoints that have a head on top
         tensors = {name.removeprefix(prefix): tensor.float() for name, tensor in found.items()}
         missing = network.load_state_dict(tensors, strict=False, assign=True).missing_keys
+    return _complete(network, missing, where)
+
+
+def fill_network(kind: Any, config: Any, files: Sequence[Path], part: str = "") -> Any:
+    """Do as `load_network`, by the transformers library, which knows what tensors were called in its older versions.
+
+    Parameters
+    ----------
+    kind : class
+        Of the network.
+    config : config of that class
+    files : sequence of Path
+    part : str
+        Where the network sits in the model that was saved, if it is a part of one: ``"encoder"``.
+    """
+    found = {name: tensor for file in files for name, tensor in _read_tensors(file).items()}
+    if part:
+        place = re.compile(rf"(?:\w+\.)?{part}\.(.+)")
+        inside = {match[1]: tensor for name, tensor in found.items() if (match := place.fullmatch(name))}
+        found = inside or found  # the part itself was saved
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+    with no_network(f"the weights in {files[0].parent} do not fit its config"), _quiet():
+        network, facts = kind.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True)
+    return _complete(network, sorted(facts["missing_keys"]), files[0].parent)
+
+
+def _complete(network: Any, missing: Sequence[str], where: Path) -> Any:
     if missing:
         raise WeightsError(
             f"the weights in {where} lack {len(missing)} of the network's {len(network.state_dict())} tensors, "
@@ -116,7 +155,7 @@ def _read_tensors(file: Path) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    with _no_network(f"{file} is damaged or holds more than tensors (pickled code is not run)"):
+    with no_network(f"{file} is damaged or holds more than tensors (pickled code is not run)"):
         safe = file.suffix == ".safetensors"
         content = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
@@ -124,16 +163,38 @@ def _read_tensors(file: Path) -> dict[str, Any]:
     return content
 
 
-def _class_of(config: Any) -> Any:
+def class_of(config: Any) -> Any:
+    """Give the class of a config's network, without a head."""
+    mend_torchaudio()
     from transformers import MODEL_MAPPING
 
-    if find_spec("torchaudio"):
-        import_torchaudio()  # transformers imports it without need, and would fail where it does not fit torch
     return MODEL_MAPPING[type(config)]
 
 
+def mend_torchaudio() -> None:
+    """Import torchaudio where there is one: transformers does so without need, and fails where it does not fit torch."""
+    if find_spec("torchaudio"):
+        import_torchaudio()
+
+
 @contextmanager
-def _no_network(why: str) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bars and reports off the terminal."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def no_network(why: str) -> Iterator[None]:
     """Turn whatever a stranger's file does to its reader into one clear error."""
     try:
         with warnings.catch_warnings(action="ignore"):

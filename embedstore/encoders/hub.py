@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from embedstore.errors import WeightsError
 
-__all__ = ["find_checkpoint", "licence_of", "one_line", "read_json", "weight_files"]
+__all__ = [
+    "code_files",
+    "code_names",
+    "find_checkpoint",
+    "licence_of",
+    "one_line",
+    "read_extractor",
+    "read_json",
+    "weight_files",
+]
 
 # in the order of preference; an index lists the shards of a network that is too big for one file
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# what says how sound is prepared: alone, or (since the transformers library 5) inside what says it of all inputs
+_EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
+_CODE = ("AutoConfig", "AutoModel", "AutoFeatureExtractor")  # what is run of the code that a checkpoint may bring
 _PATIENCE = 10  # seconds
 
 
-def find_checkpoint(model: str, *, weights: bool = True) -> tuple[Path, str]:
+def find_checkpoint(model: str, *, weights: bool = True, code: bool = False) -> tuple[Path, str]:
     """Find a checkpoint of the transformers library on this machine, or bring it from the hub.
 
     Parameters
@@ -26,6 +39,8 @@ def find_checkpoint(model: str, *, weights: bool = True) -> tuple[Path, str]:
         A folder, or a hub id ``"owner/name"`` (``"owner/name@revision"`` pins one).
     weights : bool
         False needs no weights files, only the config.
+    code : bool
+        Bring the Python files that it names, too; running them is another matter.
 
     Returns
     -------
@@ -52,7 +67,9 @@ def find_checkpoint(model: str, *, weights: bool = True) -> tuple[Path, str]:
         file = _fetch(repository, commit, *_WEIGHTS)
         for shard in _shards(file) if file and file.suffix == ".json" else []:
             _fetch(repository, commit, shard)
-    _fetch(repository, commit, "preprocessor_config.json")
+    _fetch(repository, commit, *_EXTRACTORS)
+    for name in code_names(config.parent) if code else ():
+        _fetch(repository, commit, name)
     with suppress(WeightsError):  # it only tells the licence
         _fetch(repository, commit, "README.md")
     return config.parent, f"{repository}@{commit[:12]}"
@@ -119,6 +136,61 @@ def _shards(index: Path) -> list[str]:
     if not shards or any(Path(name).name != name for name in shards):
         raise WeightsError(f"{index} is damaged: it does not list weights files of its own folder")
     return shards
+
+
+def read_extractor(folder: Path) -> dict[str, Any]:
+    """Read how a checkpoint wants its sound prepared; empty if it does not say.
+
+    Raises
+    ------
+    WeightsError
+        The file is damaged.
+    """
+    file = next((folder / name for name in _EXTRACTORS if (folder / name).is_file()), None)
+    fields = read_json(file) if file else {}
+    inner = fields.get("feature_extractor")
+    return inner if isinstance(inner, dict) else fields
+
+
+def code_files(folder: Path) -> list[Path]:
+    """List the Python files that a checkpoint names as its own code, and those that they import from beside them.
+
+    Raises
+    ------
+    WeightsError
+        One is missing, or it would come from elsewhere.
+    """
+    files = [folder / name for name in code_names(folder)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise WeightsError(f"{folder} lacks {missing[0]}, code that it names")
+    return files
+
+
+def code_names(folder: Path) -> Iterator[str]:
+    """Name the Python files of `code_files`, each before it is read, so that it can be brought first.
+
+    Raises
+    ------
+    WeightsError
+        One would come from elsewhere.
+    """
+    named: list[str] = []
+    for fields in (read_json(folder / "config.json"), read_extractor(folder)):
+        table = fields.get("auto_map")
+        references = [table[key] for key in _CODE if key in table] if isinstance(table, dict) else []
+        for reference in references:
+            if not isinstance(reference, str) or not re.fullmatch(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", reference, re.ASCII):
+                raise WeightsError(
+                    f"{folder} names {reference!r} as its code; expected a module of its own and a class"
+                )
+            named.append(reference.partition(".")[0])
+    for place, module in enumerate(named):  # which grows
+        if module in named[:place]:
+            continue
+        yield f"{module}.py"
+        file = folder / f"{module}.py"
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        named += re.findall(r"^\s*(?:from|import)\s+\.(\w+)", text, flags=re.MULTILINE)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,25 +3,36 @@
 Layer 0 is what enters the first block; layer n is what block n gives. In encoders with "stable layer norm" the
 transformers library 4 normalised the last of its ``hidden_states`` once more, version 5 does not; here it never is.
 
-Windows of equal length may share a batch. Windows of unequal length never do: padding leaks through the positional
-convolution, attention mask or not.
+`Wav2Vec2Network` runs the architectures that it covers, the transformers library the others; the card says which did.
+Windows of unequal length are never padded: padding leaks through the positional convolution, attention mask or not.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from embedstore.encoders import checkpoint, hub
-from embedstore.encoders.base import LayerSpec, check_windows, default_layer, parse_layers, parse_window, pick_device
+from embedstore.encoders.base import (
+    NORMALISED,
+    LayerSpec,
+    check_windows,
+    default_layer,
+    make_windowing,
+    one_thread,
+    parse_layers,
+    pick_device,
+)
+from embedstore.encoders.products import products_for
+from embedstore.encoders.runner import Runner, check_precision, inference
+from embedstore.encoders.wav2vec2_network import Wav2Vec2Network, not_covered
 from embedstore.errors import ParameterError, WeightsError
-from embedstore.types import EncoderCard, Floats, Layer, LayerEmbeddings, Windowing
+from embedstore.types import EncoderCard, Floats, Layer, LayerEmbeddings
 
 __all__ = ["HuggingFace", "Published"]
 
@@ -31,7 +42,6 @@ PAPERS = {
     "wavlm": "Chen et al. 2022, WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack Speech Processing",
     "data2vec-audio": "Baevski et al. 2022, data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language",
 }
-_GPU_BATCH_SECONDS = 80
 
 
 @dataclass(frozen=True)
@@ -66,10 +76,16 @@ class HuggingFace:
         Which layers to return; the blocks after the last one are not run.
     window : float or str, optional
         Seconds in a window (5 by default), or ``"track"``.
+    hop : float, optional
+        Seconds from one window's start to the next; by default one follows the other.
+    normalise : {"window", "file", "none"}, optional
+        What is brought to zero mean and unit variance; by default what the checkpoint says.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     seed : int, optional
         Draw random weights instead of the checkpoint's; only its config is read.
+    precision : {"float32", "bfloat16", "float16"}, optional
+        Of the products; the last two on a GPU.
 
     Raises
     ------
@@ -91,18 +107,27 @@ class HuggingFace:
         window: float | str | None = None,
         device: str = "auto",
         seed: int | None = None,
+        hop: float | None = None,
+        normalise: str | None = None,
+        precision: str | None = None,
     ) -> None:
-        self._device = pick_device(device)
+        self.device = pick_device(device)
         folder, title, fields = self._find(model, seed)
         config = checkpoint.build_config(fields, self.papers, title)
-        rate, self._normalise = _preprocessing(folder)
-        self._batch = 0 if self._device == "cpu" else _GPU_BATCH_SECONDS * rate  # on a CPU, batches only cost memory
-        self.windowing = _windowing(config, rate, window)
+        rate, stated = _preprocessing(folder)
+        normalise = normalise or stated
+        precision = check_precision(precision, self.device)
+        self.windowing = make_windowing(
+            window, hop, sample_rate=rate, default=5 * rate, minimum=_receptive(config), tail=rate, normalise=normalise
+        )
         every = [Layer(n, f"layer {n}", config.hidden_size) for n in range(config.num_hidden_layers + 1)]
         wanted = parse_layers(layers, every)
-        network, weights_sum = self._weights(config, folder, title, seed)
-        self._numbers = [layer.number for layer in wanted]
-        self._listen(network)
+        with one_thread():  # a weight norm's last bits must not depend on the machine's cores
+            network, weights_sum = self._weights(config, folder, title, seed)
+            self._network, path = _prepare(network, [layer.number for layer in wanted], self.device)
+        self._precision, self._standardise = precision, normalise == "window"
+        self._runner = Runner(self._hear, device=self.device, sample_rate=rate)
+        self.batch = self._runner.batch
         self.card = EncoderCard(
             name=self.name if seed is None else f"random:{self.name}",
             model=title if seed is None else f"random weights (seed {seed}) in the shape of {title}",
@@ -111,57 +136,31 @@ class HuggingFace:
             sample_rate=rate,
             layers=wanted,
             frame_rate=rate / math.prod(config.conv_stride),
-            preprocessing="zero mean, unit variance per window" if self._normalise else "none",
-            precision="float32",
+            preprocessing=NORMALISED[normalise],
+            precision=precision,
             licence=self._licence(folder) if seed is None else "none: random weights",
             paper=self.papers[config.model_type],
             default_layer=default_layer(wanted, config.num_hidden_layers // 2),
-            path="transformers",
+            path=path,
         )
 
     def encode(self, windows: Sequence[Floats]) -> list[LayerEmbeddings]:
         """Encode windows into one mean vector per layer each; see `Encoder.encode`."""
         check_windows(windows, self.windowing.minimum)
-        places: dict[int, list[int]] = {}
-        for place, window in enumerate(windows):
-            places.setdefault(len(window), []).append(place)
-        results: dict[int, LayerEmbeddings] = {}
-        for length, alike in places.items():
-            size = max(1, self._batch // length)
-            for start in range(0, len(alike), size):
-                batch = alike[start : start + size]
-                results.update(zip(batch, self._run([windows[place] for place in batch]), strict=True))
-        return [results[place] for place in range(len(windows))]
+        return self._runner(windows)
 
-    def _run(self, windows: list[Floats]) -> list[LayerEmbeddings]:
+    def _hear(self, windows: list[Floats]) -> list[LayerEmbeddings]:
         import torch
 
-        batch = np.stack([_standardise(window) if self._normalise else window for window in windows])
-        self._heard.means = []
-        with torch.inference_mode():
-            self._network(torch.from_numpy(batch).to(self._device))
-            means = torch.stack([self._heard.means[number] for number in self._numbers]).cpu().numpy()
-        frames = self._heard.frames
-        return [LayerEmbeddings(tuple(vectors), frames) for vectors in means.swapaxes(0, 1)]
-
-    def _listen(self, network: Any) -> None:
-        """Cut the network after the last wanted block and take the mean of each layer as it passes."""
-        import torch
-
-        if self._device.startswith("cuda"):
-            torch.backends.cudnn.allow_tf32 = False  # else convolutions round their input to 10 bits: not float32
-        network.encoder.layers = network.encoder.layers[: max(1, *self._numbers)]
-        self._heard = threading.local()  # encode() runs in several threads at once
-
-        def hear(_block: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            if not self._heard.means:
-                self._heard.frames = inputs[0].shape[1]
-                self._heard.means.append(inputs[0].mean(1))
-            self._heard.means.append((output[0] if isinstance(output, tuple) else output).mean(1))
-
-        for block in network.encoder.layers:
-            block.register_forward_hook(hear)
-        self._network = network.eval().requires_grad_(requires_grad=False).to(self._device)
+        with inference(self.device, self._precision):
+            sound = torch.cat([torch.from_numpy(window) for window in windows])
+            if self.device.startswith("cuda"):
+                sound = sound.pin_memory()
+            sound = sound.to(self.device, non_blocking=True)
+            pieces = torch.split(sound, [len(window) for window in windows])
+            means, frames = self._network([_standardised(piece) for piece in pieces] if self._standardise else pieces)
+            vectors = means.cpu().numpy()
+        return [LayerEmbeddings(tuple(vectors[:, place]), count) for place, count in enumerate(frames)]
 
     def _find(self, model: str | None, seed: int | None) -> tuple[Path | None, str, Mapping[str, Any]]:
         """Give the checkpoint's folder, what to call it, and its config; no folder where nothing of it is needed."""
@@ -196,25 +195,71 @@ class HuggingFace:
         return hub.licence_of(folder) if folder else ""
 
 
-def _preprocessing(folder: Path | None) -> tuple[int, bool]:
-    """Read the sample rate in Hz, and whether windows are standardised, as Wav2Vec2FeatureExtractor would."""
+def _prepare(network: Any, layers: Collection[int], device: str) -> tuple[Any, str]:
+    """Make a transformers network ready to be heard; say which code runs it."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.backends.cudnn.allow_tf32 = False  # else convolutions round their input to 10 bits: not float32
+    network = network.eval().requires_grad_(requires_grad=False).to(device)
+    if lacking := not_covered(network.config):
+        return _Hooked(network, layers), f"transformers ({lacking})"
+    products = products_for(device)
+    return Wav2Vec2Network(network, layers, products), f"fast ({products.name})"
+
+
+class _Hooked:
+    """The transformers network, cut after the last wanted block; the mean of each layer is taken as it passes."""
+
+    def __init__(self, network: Any, layers: Collection[int]) -> None:
+        self._layers = sorted(layers)
+        self._heard = threading.local()  # encode() runs in several threads at once
+        network.encoder.layers = network.encoder.layers[: max(1, self._layers[-1])]
+
+        def hear(_block: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            if not self._heard.means:
+                self._heard.frames = inputs[0].shape[1]
+                self._heard.means.append(inputs[0].float().mean(1))
+            self._heard.means.append((output[0] if isinstance(output, tuple) else output).float().mean(1))
+
+        for block in network.encoder.layers:
+            block.register_forward_hook(hear)
+        self._network = network
+
+    def __call__(self, windows: Sequence[Any]) -> tuple[Any, list[int]]:
+        import torch
+
+        parts, frames = [], []
+        for _, group in groupby(windows, key=len):
+            alike = list(group)
+            self._heard.means = []
+            self._network(torch.stack(alike))
+            parts.append(torch.stack([self._heard.means[number] for number in self._layers]))
+            frames += [self._heard.frames] * len(alike)
+        return torch.cat(parts, 1), frames
+
+
+def _preprocessing(folder: Path | None) -> tuple[int, str]:
+    """Read the sample rate in Hz, and what is normalised, as Wav2Vec2FeatureExtractor would."""
     file = folder / "preprocessor_config.json" if folder else None
     fields = hub.read_json(file) if file and file.is_file() else {}
     rate, normalise = fields.get("sampling_rate", 16000), fields.get("do_normalize", True)
     if not isinstance(rate, int) or isinstance(rate, bool) or rate < 1 or not isinstance(normalise, bool):
         raise WeightsError(f"{file} is damaged: sampling_rate {rate!r} (in Hz), do_normalize {normalise!r}")
-    return rate, normalise
+    return rate, "window" if normalise else "none"
 
 
-def _windowing(config: Any, rate: int, window: float | str | None) -> Windowing:
-    minimum = 1  # samples behind one frame
+def _standardised(sound: Any) -> Any:
+    """Bring a window to zero mean and unit variance, as Wav2Vec2FeatureExtractor does."""
+    import torch
+
+    variance, mean = torch.var_mean(sound, correction=0)
+    return (sound - mean) / torch.sqrt(variance + 1e-7)
+
+
+def _receptive(config: Any) -> int:
+    """Count the samples behind one frame."""
+    samples = 1
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-        minimum = (minimum - 1) * stride + kernel
-    length = parse_window(window, sample_rate=rate, default=5 * rate, minimum=minimum)
-    tail = rate if length is None else min(rate, length // 2)
-    return Windowing(length, hop=length or 1, min_tail=max(minimum, tail), minimum=minimum)
-
-
-def _standardise(window: Floats) -> Floats:
-    scaled: Floats = (window - window.mean()) / np.sqrt(window.var() + 1e-7)  # as Wav2Vec2FeatureExtractor, bit for bit
-    return scaled
+        samples = (samples - 1) * stride + kernel
+    return samples

@@ -16,12 +16,12 @@ from embedstore.encoders.base import (
     LayerSpec,
     check_windows,
     import_torchaudio,
+    make_windowing,
     parse_layers,
-    parse_window,
     pick_device,
 )
 from embedstore.errors import ParameterError
-from embedstore.types import EncoderCard, Floats, Layer, LayerEmbeddings, Windowing
+from embedstore.types import EncoderCard, Floats, Layer, LayerEmbeddings
 
 __all__ = ["Mfcc"]
 
@@ -40,6 +40,8 @@ class Mfcc:
         The one layer there is.
     window : float or str, optional
         Seconds in a window (30 by default), or ``"track"``.
+    hop : float, optional
+        Seconds from one window's start to the next; by default one follows the other.
     device : str
         See `embedstore.encoders.base.pick_device`.
     seed : None
@@ -56,7 +58,7 @@ class Mfcc:
     Raises
     ------
     ParameterError
-        A model or a seed, or a window that is too short.
+        A model or a seed, or a window or hop that makes no sense.
 
     Examples
     --------
@@ -71,17 +73,16 @@ class Mfcc:
         model: str | None = None,
         layers: LayerSpec = None,
         window: float | str | None = None,
+        hop: float | None = None,
         device: str = "auto",
         seed: int | None = None,
     ) -> None:
         if model is not None or seed is not None:
             raise ParameterError("mfcc has no weights: it takes no model, and there is no random:mfcc")
         minimum = SAMPLE_RATE // 10  # the STFT reflects 1,024 samples, second differences need three frames
-        length = parse_window(window, sample_rate=SAMPLE_RATE, default=30 * SAMPLE_RATE, minimum=minimum)
-        self.windowing = Windowing(
-            length=length, hop=length or 1, min_tail=max(minimum, (length or 0) // 2), minimum=minimum
-        )
-        self._device = pick_device(device)
+        default = 30 * SAMPLE_RATE
+        self.windowing = make_windowing(window, hop, sample_rate=SAMPLE_RATE, default=default, minimum=minimum)
+        self.device = pick_device(device)
         self._transform = (
             import_torchaudio()
             .transforms.MFCC(
@@ -89,7 +90,7 @@ class Mfcc:
                 n_mfcc=COEFFICIENTS,
                 melkwargs={"n_fft": STFT, "hop_length": HOP, "n_mels": 128, "norm": "slaney", "mel_scale": "slaney"},
             )
-            .to(self._device)
+            .to(self.device)
         )
         picked = parse_layers(layers, [Layer(0, "mfcc", 6 * COEFFICIENTS)])
         self.card = EncoderCard(
@@ -118,7 +119,7 @@ class Mfcc:
         import torch
 
         with torch.inference_mode():
-            sound = torch.from_numpy(window / (np.abs(window).max() or np.float32(1))).to(self._device)
+            sound = torch.from_numpy(window / (np.abs(window).max() or np.float32(1))).to(self.device)
             mfcc = self._transform(sound)  # (20, n_frames)
             series = [torch.diff(mfcc, n=order, dim=1) for order in range(3)]
             moments = [moment for x in series for moment in (x.mean(1), x.std(1, correction=0))]

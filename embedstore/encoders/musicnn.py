@@ -66,12 +66,13 @@ class _Musicnn:
                 f"musicnn hears patches of {PATCH} frames (3 s) and no others; leave out window {window!r}"
             )
         picked = parse_layers(layers, LAYERS)
-        self._device = pick_device(device)
-        self._together = 1 if self._device == "cpu" else 32  # windows; a CPU's caches hold one
-        if self._device.startswith("cuda"):
+        self.device = pick_device(device)
+        self._together = 1 if self.device == "cpu" else 32  # windows; a CPU's caches hold one
+        self.batch = max(4, self._together)
+        if self.device.startswith("cuda"):
             torch.backends.cudnn.allow_tf32 = False  # else convolutions round their input to 10 bits: not float32
         weights, weights_sum, self._tag_names = self._weights(model, seed)
-        self._network = Network({name: torch.from_numpy(w.copy()).to(self._device) for name, w in weights.items()})
+        self._network = Network({name: torch.from_numpy(w.copy()).to(self.device) for name, w in weights.items()})
         # patches of 187 centred STFT frames of the whole track, as the original cuts them
         self.windowing = Windowing(
             length=STFT + (PATCH - 1) * HOP,
@@ -155,7 +156,7 @@ class _Musicnn:
         for _, alike in groupby(windows, len):
             batch = list(alike)
             for start in range(0, len(batch), self._together):
-                yield torch.from_numpy(np.stack(batch[start : start + self._together])).to(self._device)
+                yield torch.from_numpy(np.stack(batch[start : start + self._together])).to(self.device)
 
     def _weights(self, model: str | None, seed: int | None) -> tuple[dict[str, Floats], str, tuple[str, ...]]:
         """Read or draw the weights; also their sum and the names of the tags."""

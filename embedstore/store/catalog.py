@@ -20,11 +20,11 @@ from embedstore.types import AudioFile
 
 __all__ = ["WRITING", "Catalog"]
 
-VERSION = 1  # of the tables: with another number the catalogue is made again
+VERSION = 2  # of the tables: with another number the catalogue is made again
 SCHEMA = """
 CREATE TABLE commits(id INTEGER PRIMARY KEY, name TEXT, size INTEGER, mtime_ns INTEGER, rows INTEGER, problem TEXT);
 CREATE TABLE tracks(key INTEGER PRIMARY KEY, shard INTEGER, row INTEGER, seconds REAL, sample_rate INTEGER,
-                    channels INTEGER, warnings TEXT, labels TEXT);
+                    channels INTEGER, warnings TEXT, labels TEXT, windows INTEGER);
 CREATE TABLE files(id INTEGER PRIMARY KEY, path BLOB UNIQUE, below INTEGER, size INTEGER, mtime_ns INTEGER,
                    hash TEXT, key INTEGER, failure TEXT);
 CREATE INDEX files_key ON files(key);
@@ -35,7 +35,7 @@ INSERT INTO files(path, below, size, mtime_ns, hash, key, failure) VALUES (?, ?,
 ON CONFLICT(path) DO UPDATE SET below = excluded.below, size = excluded.size, mtime_ns = excluded.mtime_ns,
     hash = excluded.hash, key = excluded.key, failure = excluded.failure"""
 CONTENT = (
-    """SELECT name, row, key, seconds, sample_rate, channels, warnings, labels
+    """SELECT name, row, key, seconds, sample_rate, channels, warnings, labels, windows
     FROM tracks JOIN commits ON shard = commits.id ORDER BY name, row""",
     "SELECT path, below, size, mtime_ns, hash, key, failure FROM files ORDER BY id",
 )
@@ -200,11 +200,12 @@ class Catalog:
     def _apply_one(self, item: records.Row | records.Statement, place: int | None, row: int) -> None:
         run = self._db.execute
         match item:
-            case records.Row(track, hashes):
+            case records.Row(track):
                 labels = json.dumps(vars(track.labels))
-                values = (track.seconds, track.sample_rate, track.channels, json.dumps(track.warnings), labels)
-                run("INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (track.key, place, row, *values))
-                for file, file_hash in zip(track.files, hashes, strict=True):
+                sound = (track.seconds, track.sample_rate, track.channels, json.dumps(track.warnings))
+                values = (track.key, place, row, *sound, labels, item.n_windows)
+                run("INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+                for file, file_hash in zip(track.files, item.hashes, strict=True):
                     run(PUT_FILE, (*_place(file), file_hash, track.key, None))
             case records.Link(file, file_hash, key):
                 run(PUT_FILE, (*_place(file), file_hash, key, None))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from embedstore.errors import StoreFormatError
-from embedstore.types import AudioFile, Track, TrackLabels
+from embedstore.types import AudioFile, Track, TrackLabels, Windowing
 
 __all__ = [
     "Fail",
@@ -34,11 +34,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Spec:
-    """What a store is: its id, and what its commits agree on: the recipe's sum, and each layer's number, name, dim."""
+    """What a store is: its id, and what its commits agree on.
+
+    That is the recipe's sum, each layer's number, name and dim, and how tracks are cut if their windows are kept.
+    """
 
     store_id: str
     fingerprint: str
     layers: tuple[tuple[int, str, int], ...]
+    windowing: Windowing | None = None
 
     def header(self, sequence: int) -> dict[str, Any]:
         """Make what every commit says of itself."""
@@ -53,11 +57,12 @@ class Spec:
 
 @dataclass(frozen=True)
 class Row:
-    """A track as a shard describes it; `hashes` are those of its files' bytes, `n_frames` the weight of its means."""
+    """A track as a shard describes it: `hashes` are those of its files' bytes, `n_frames` the weight of its means."""
 
     track: Track
     hashes: tuple[str, ...]
     n_frames: int
+    n_windows: int = 0
 
 
 @dataclass(frozen=True)
@@ -185,8 +190,8 @@ def row_record(row: Row) -> dict[str, Any]:
     }
 
 
-def read_row(key: int, data: Any) -> Row:
-    """Read what `row_record` wrote."""
+def read_row(key: int, data: Any, n_windows: int = 0) -> Row:
+    """Read what `row_record` wrote; the number of kept windows is not in it."""
     files = take(data, "files", list)
     seconds = take(data, "seconds", float)
     if not files or not 0 <= seconds < 1e9:
@@ -200,7 +205,7 @@ def read_row(key: int, data: Any) -> Row:
         _labels(data.get("labels")),
         _texts(data, "warnings"),
     )
-    return Row(track, tuple(_hash(file) for file in files), take(data, "n_frames", int))
+    return Row(track, tuple(_hash(file) for file in files), take(data, "n_frames", int), n_windows)
 
 
 _READ: dict[str, Callable[[Any], Any]] = {

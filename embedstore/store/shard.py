@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -19,7 +19,7 @@ from embedstore.store.disk import explained
 from embedstore.store.records import Row, Spec, dump, parse, read_row, row_record
 from embedstore.types import Keys, Layer
 
-__all__ = ["ShardInfo", "build_shard", "consecutive", "parse_shard", "read_rows"]
+__all__ = ["ShardInfo", "Windows", "build_shard", "consecutive", "parse_shard", "read_rows", "read_windows"]
 
 Halfs = NDArray[np.float16]
 CHUNK_ROWS = 256
@@ -35,12 +35,41 @@ class ShardInfo:
     size: int
 
 
+class Windows(NamedTuple):
+    """The kept windows of a track.
+
+    Attributes
+    ----------
+    frames : int32 array, shape (windows,)
+    values : list of float16 arrays, each shape (windows, dim of that layer)
+    """
+
+    frames: NDArray[np.int32]
+    values: list[Halfs]
+
+    @property
+    def nbytes(self) -> int:
+        """What they take."""
+        return self.frames.nbytes + sum(matrix.nbytes for matrix in self.values)
+
+
 def layer_name(number: int) -> str:
     """Name the dataset of a layer."""
     return f"layer_{number:02d}"
 
 
-def build_shard(spec: Spec, sequence: int, rows: Sequence[Row], vectors: Sequence[Sequence[Halfs]]) -> bytes:
+def windows_name(number: int) -> str:
+    """Name the dataset of a layer's windows."""
+    return f"windows_{number:02d}"
+
+
+def build_shard(
+    spec: Spec,
+    sequence: int,
+    rows: Sequence[Row],
+    vectors: Sequence[Sequence[Halfs]],
+    windows: Sequence[Windows] = (),
+) -> bytes:
     """Make the bytes of a shard: the same rows give the same bytes.
 
     Parameters
@@ -49,6 +78,8 @@ def build_shard(spec: Spec, sequence: int, rows: Sequence[Row], vectors: Sequenc
     sequence : int
     rows : sequence of Row, length n >= 1
     vectors : sequence of n sequences of float16 arrays, each shape (dim of that layer,)
+    windows : sequence of n Windows
+        Only if the store keeps them.
     """
     header = {**spec.header(sequence), "layers": spec.layers}
     keys = np.array([row.track.key for row in rows], "<i8")
@@ -65,6 +96,14 @@ def build_shard(spec: Spec, sequence: int, rows: Sequence[Row], vectors: Sequenc
         for i, (number, _, dim) in enumerate(spec.layers):
             matrix = np.stack([row[i] for row in vectors]).astype("<f2", copy=False)
             put(layer_name(number), matrix, (min(len(rows), CHUNK_ROWS), dim))
+        if spec.windowing:
+            counts = np.array([len(one.frames) for one in windows], "<i4")
+            frames = np.concatenate([one.frames for one in windows]).astype("<i4", copy=False)
+            put("window_counts", counts, counts.shape)
+            put("window_frames", frames, frames.shape)
+            for i, (number, _, dim) in enumerate(spec.layers):
+                matrix = np.concatenate([one.values[i] for one in windows]).astype("<f2", copy=False)
+                put(windows_name(number), matrix, (min(len(frames), CHUNK_ROWS), dim))
         file.flush()
         return bytes(file.id.get_file_image())
 
@@ -97,9 +136,9 @@ def _dataset(file: Any, name: str, dtype: str, shape: tuple[int, ...] | None, si
         raise StoreFormatError(f"{name!r} has other filters than Fletcher32")
     found = dataset.shape
     if dataset.dtype != np.dtype(dtype) or len(found) != (1 if shape is None else len(shape)):
-        raise StoreFormatError(f"{name!r} should be {dtype} {shape or '(bytes,)'}; found {dataset.dtype} {found}")
+        raise StoreFormatError(f"{name!r} should be {dtype} {shape or '(n,)'}; found {dataset.dtype} {found}")
     if (shape is not None and found != shape) or 0 in found:
-        raise StoreFormatError(f"{name!r} should have shape {shape or '(bytes,)'}; found {found}")
+        raise StoreFormatError(f"{name!r} should have shape {shape or '(n,)'}; found {found}")
     chunk = plan.get_chunk()
     chunks = math.prod(-(-n // c) for n, c in zip(found, chunk, strict=True))
     stored = chunks * (math.prod(chunk) * np.dtype(dtype).itemsize + 4)
@@ -160,20 +199,43 @@ def parse_shard(data: bytes, name: str, sequence: int, spec: Spec, *, values: bo
             spec.check(header, sequence)
             if header.get("layers") != [list(layer) for layer in spec.layers]:
                 raise StoreFormatError("its layers are not those of the store's encoder")
-            if len(image) != 3 + len(spec.layers) or h5py.h5a.get_num_attrs(image):
+            names = 3 + len(spec.layers) + (2 + len(spec.layers) if spec.windowing else 0)
+            if len(image) != names or h5py.h5a.get_num_attrs(image):
                 raise StoreFormatError("it holds more or less than the format names")
             keys = _read(_dataset(image, "keys", "<i8", None, size), "<i8")
             n = len(keys)
+            bounds, frames = _windows(image, n, size) if spec.windowing else (np.zeros(n + 1, int), np.empty(0))
             for number, _, dim in spec.layers:
-                layer = _dataset(image, layer_name(number), "<f2", (n, dim), size)
-                if values and not np.isfinite(_read(layer, "<f2")).all():
-                    raise StoreFormatError(f"layer {number} holds values that are not finite")
+                shapes = {layer_name(number): n} | ({windows_name(number): len(frames)} if spec.windowing else {})
+                for dataset, length in shapes.items():
+                    layer = _dataset(image, dataset, "<f2", (length, dim), size)
+                    if values and not np.isfinite(_read(layer, "<f2")).all():
+                        raise StoreFormatError(f"layer {number} holds values that are not finite")
             records = parse(_read(_dataset(image, "tracks", "u1", None, size), "u1").tobytes(), "its list of tracks")
             if not isinstance(records, list) or len(records) != n or keys.min() < 0 or len(np.unique(keys)) != n:
                 raise StoreFormatError("it should have one record and one key of its own for each row")
-            return [read_row(int(key), record) for key, record in zip(keys, records, strict=True)]
+            counts = np.diff(bounds).tolist()
+            found = [read_row(*row) for row in zip(keys.tolist(), records, counts, strict=True)]
+            if spec.windowing and (
+                frames.min() < 1
+                or np.add.reduceat(frames, bounds[:-1], dtype=np.int64).tolist() != [row.n_frames for row in found]
+            ):
+                raise StoreFormatError("a track has the frames of its windows, at least 1 each; here it has others")
+            return found
         finally:
             image.close()
+
+
+def _windows(file: Any, rows: int, size: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Read where each track's windows begin (and the last one's end), and the frames of every window."""
+    counts = _read(_dataset(file, "window_counts", "<i4", (rows,), size), "<i4")
+    bounds = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    frames = _dataset(file, "window_frames", "<i4", None, size)
+    if counts.min() < 1 or bounds[-1] != frames.shape[0]:
+        raise StoreFormatError(
+            f"each track has at least one window, and {frames.shape[0]} in all; found {counts.min()} and {bounds[-1]}"
+        )
+    return bounds, _read(frames, "<i4")
 
 
 def consecutive(places: NDArray[np.int64]) -> slice | NDArray[np.int64]:
@@ -210,9 +272,36 @@ def read_rows(
     first, last = int(rows.min()), int(rows.max()) + 1
     part = consecutive(rows - first)
     with _refused(shard.name), _opened(store / shard.name) as file:
-        stored = _read(_dataset(file, "keys", "<i8", (shard.rows,), shard.size), "<i8", first, last)
-        if not np.array_equal(stored[part], keys):
-            raise StoreFormatError("its rows are not those that the catalogue lists")
+        _check_keys(file, shard, rows, keys)
         for layer in layers:
             matrix = _dataset(file, layer_name(layer.number), "<f2", (shard.rows, layer.dim), shard.size)
             yield _read(matrix, "<f2", first, last)[part]
+
+
+def read_windows(
+    store: Path, shard: ShardInfo, layers: Sequence[Layer], rows: NDArray[np.int64], keys: Keys
+) -> Iterator[tuple[list[NDArray[np.int32]], list[Halfs]]]:
+    """Read the windows of some tracks of a shard, one layer after the other; as `read_rows` otherwise.
+
+    Yields
+    ------
+    frames : list of m int32 arrays, each shape (windows of the track,)
+    values : list of m float16 arrays, each shape (windows of the track, dim)
+    """
+    with _refused(shard.name), _opened(store / shard.name) as file:
+        _check_keys(file, shard, rows, keys)
+        bounds, frames = _windows(file, shard.rows, shard.size)
+        start, end = int(bounds[rows.min()]), int(bounds[rows.max() + 1])
+        spans = [slice(first - start, last - start) for first, last in zip(bounds[rows], bounds[rows + 1], strict=True)]
+        for layer in layers:
+            matrix = _dataset(file, windows_name(layer.number), "<f2", (len(frames), layer.dim), shard.size)
+            values = _read(matrix, "<f2", start, end)
+            yield [frames[start:end][span] for span in spans], [values[span] for span in spans]
+
+
+def _check_keys(file: Any, shard: ShardInfo, rows: NDArray[np.int64], keys: Keys) -> None:
+    """Refuse a shard whose rows are not those of these keys."""
+    first, last = int(rows.min()), int(rows.max()) + 1
+    stored = _read(_dataset(file, "keys", "<i8", (shard.rows,), shard.size), "<i8", first, last)
+    if not np.array_equal(stored[rows - first], keys):
+        raise StoreFormatError("its rows are not those that the catalogue lists")

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -18,12 +19,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.audio import window_spans
 from embedstore.errors import EncoderMismatchError, ParameterError, StoreError, StoreFormatError, TrackNotFoundError
 from embedstore.store.catalog import Catalog
 from embedstore.store.disk import acquire_lock, explained, sync_folder, write_file
 from embedstore.store.records import FORMAT, Spec, dump, parse, take
-from embedstore.store.shard import ShardInfo, consecutive, read_rows
-from embedstore.types import AudioFile, EncoderCard, Floats, Keys, Layer, LayerMatrix, Track, TrackLabels, key_from_id
+from embedstore.store.shard import ShardInfo, consecutive, read_rows, read_windows
+from embedstore.types import (
+    AudioFile,
+    EncoderCard,
+    Floats,
+    Keys,
+    Layer,
+    LayerMatrix,
+    Track,
+    TrackLabels,
+    Windowing,
+    WindowMatrix,
+    key_from_id,
+)
 
 if TYPE_CHECKING:
     from embedstore.store.verify import VerifyReport
@@ -58,12 +72,13 @@ class Failure:
 
 
 class _Rows(NamedTuple):
-    """The visible rows in commit order: keys, the shards that hold them (ids of `table`), places in these."""
+    """The visible rows in commit order: keys, the shards that hold them (ids of `table`), places in these, durations."""
 
     version: tuple[int, int]
     keys: Keys
     shards: NDArray[np.int64]
     places: NDArray[np.int64]
+    seconds: NDArray[np.float64]
     table: dict[int, ShardInfo]
 
 
@@ -126,8 +141,11 @@ class EmbeddingStore:
         ------
         StoreError
             The folder cannot be written, or holds something else.
+        ParameterError
+            The recipe keeps windows and does not say which.
         """
         folder = Path(os.path.abspath(path))
+        _windowing(recipe)  # refuse it before anything is written
         text = {"format": FORMAT, "id": secrets.token_hex(16), "fingerprint": _fingerprint(recipe)}
         described = json.dumps({**text, "card": card.to_dict(), "recipe": dict(recipe)}, indent=1)
         with explained(f"cannot create a store at {folder}"):
@@ -216,10 +234,12 @@ class EmbeddingStore:
     def _rows(self) -> _Rows:
         version = self._catalog.version()
         if self._cached is None or self._cached.version != version:
-            found = self._catalog.select(f"SELECT key, shard, row FROM tracks WHERE {VISIBLE} ORDER BY shard, row")  # noqa: S608 - a constant
-            keys, shards, places = np.array(found, np.int64).reshape(-1, 3).T.copy()
+            sql = f"SELECT key, shard, row, seconds FROM tracks WHERE {VISIBLE} ORDER BY shard, row"  # noqa: S608 - a constant
+            columns = {"key": "i8", "shard": "i8", "row": "i8", "seconds": "f8"}
+            found = np.array(self._catalog.select(sql), list(columns.items()))
+            keys, shards, places, seconds = (found[name].copy() for name in columns)
             keys.setflags(write=False)
-            self._cached = _Rows(version, keys, shards, places, self._shard_table())
+            self._cached = _Rows(version, keys, shards, places, seconds, self._shard_table())
         return self._cached
 
     def _shard_table(self) -> dict[int, ShardInfo]:
@@ -386,12 +406,67 @@ class EmbeddingStore:
             A key is not stored.
         """
         rows = self._rows()
-        wanted = np.asarray(keys, np.int64)
-        missing = wanted[~np.isin(wanted, rows.keys)]
-        if len(missing):
-            raise TrackNotFoundError(f"{len(missing)} of {len(wanted)} keys are not stored; first: {missing[0]}")
-        order = np.argsort(rows.keys)
-        return self._matrix(rows, order[np.searchsorted(rows.keys, wanted, sorter=order)], which).values
+        return self._matrix(rows, _places(rows, keys), which).values
+
+    @property
+    def keeps_windows(self) -> bool:
+        """Whether the windows of each track are stored, too: decided when the store was made."""
+        return self._spec.windowing is not None
+
+    def count_windows(self) -> int:
+        """Count the stored windows of all tracks."""
+        return int(self._catalog.select(f"SELECT total(windows) FROM tracks WHERE {VISIBLE}")[0][0])  # noqa: S608 - a constant
+
+    def windows(self, which: int | str | None = None, keys: Keys | None = None) -> WindowMatrix:
+        """Read one layer of the windows of some tracks.
+
+        Parameters
+        ----------
+        which : int or str, optional
+            As in `layer`.
+        keys : int64 array, shape (m,), optional
+            Of the tracks, in the order that is wanted; default: all, in the order of `keys`.
+
+        Raises
+        ------
+        StoreError
+            The store was made without windows.
+        TrackNotFoundError
+            A key is not stored.
+        UnknownNameError, ParameterError, StoreFormatError
+            As `layer`.
+        """
+        number, name, layers = self._which(which)
+        columns = {"keys": np.int64, "starts": np.float64, "ends": np.float64, "frames": np.int64}
+        none = (*(np.empty(0, kind) for kind in columns.values()), np.empty((0, layers[0].dim), np.float32))
+        pieces = [WindowMatrix(number, name, *none), *self.iter_windows(which, keys)]
+        joined = (np.concatenate([getattr(piece, column) for piece in pieces]) for column in (*columns, "values"))
+        return WindowMatrix(number, name, *joined)
+
+    def iter_windows(self, which: int | str | None = None, keys: Keys | None = None) -> Iterator[WindowMatrix]:
+        """Read the same track by track, in memory for the tracks of one shard; as `windows` otherwise."""
+        if self._spec.windowing is None:
+            raise StoreError(f"the store {self.path} keeps no windows; build a new one with --keep-windows")
+        rows = self._rows()
+        self._which(which)  # complain now, not at the first piece
+        chosen = np.arange(len(rows.keys)) if keys is None else _places(rows, keys)
+        return self._iter_windows(rows, chosen, which, self._spec.windowing)
+
+    def _iter_windows(
+        self, rows: _Rows, chosen: NDArray[np.int64], which: int | str | None, windowing: Windowing
+    ) -> Iterator[WindowMatrix]:
+        number, name, layers = self._which(which)
+        rate = self.card.sample_rate
+        shards = rows.shards[chosen]
+        for source in np.split(chosen, np.flatnonzero(np.diff(shards)) + 1) if len(chosen) else ():
+            keys, shard = rows.keys[source], rows.table[int(rows.shards[source[0]])]
+            with self._damage_noted():
+                blocks = list(read_windows(self.path, shard, layers, rows.places[source], keys))
+            for place, (key, seconds) in enumerate(zip(keys.tolist(), rows.seconds[source], strict=True)):
+                frames = blocks[0][0][place].astype(np.int64)
+                values = np.stack([block[place] for _, block in blocks]).mean(axis=0, dtype=np.float32)
+                spans = window_spans(round(seconds * rate), windowing, len(frames)) / rate
+                yield WindowMatrix(number, name, np.full(len(frames), key), spans[:, 0], spans[:, 1], frames, values)
 
     def _which(self, which: int | str | None) -> tuple[int, str, tuple[Layer, ...]]:
         if which != "mean":
@@ -410,16 +485,22 @@ class EmbeddingStore:
         for part in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else ():
             shard = rows.table[int(shards[part[0]])]
             there, source = consecutive(part), chosen[part]
-            try:
+            with self._damage_noted():
                 blocks = read_rows(self.path, shard, layers, rows.places[source], rows.keys[source])
                 if len(layers) == 1:
                     (out[there],) = blocks
                 else:
                     out[there] = sum(blocks, np.float32(0)) / np.float32(len(layers))
-            except StoreFormatError as error:
-                self._catalog.unseal()  # whoever opens the store next looks at every shard
-                raise StoreFormatError(f"{error}; run 'embedstore verify', then build again") from error
         return LayerMatrix(number, name, rows.keys[chosen], out)
+
+    @contextmanager
+    def _damage_noted(self) -> Iterator[None]:
+        """Have whoever opens the store next look at every shard."""
+        try:
+            yield
+        except StoreFormatError as error:
+            self._catalog.unseal()
+            raise StoreFormatError(f"{error}; run 'embedstore verify', then build again") from error
 
     # -- care ---------------------------------------------------------------------------------------------------
 
@@ -454,12 +535,33 @@ def _check_vacant(folder: Path) -> None:
         raise StoreError(f"{folder} is not empty (it holds {min(other)!r}); choose a new or empty folder")
 
 
+def _places(rows: _Rows, keys: Keys) -> NDArray[np.int64]:
+    """Find the rows of tracks."""
+    wanted = np.asarray(keys, np.int64)
+    missing = wanted[~np.isin(wanted, rows.keys)]
+    if len(missing):
+        raise TrackNotFoundError(f"{len(missing)} of {len(wanted)} keys are not stored; first: {missing[0]}")
+    order = np.argsort(rows.keys)
+    return order[np.searchsorted(rows.keys, wanted, sorter=order)]
+
+
 def _audio_file(path: bytes, below: int, size: int, mtime_ns: int) -> AudioFile:
     return AudioFile(os.fsdecode(path[:below]).rstrip("/") or "/", os.fsdecode(path[below:]), size, mtime_ns)
 
 
 def _fingerprint(recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(dump(dict(recipe))).hexdigest()
+
+
+def _windowing(recipe: Mapping[str, Any]) -> Windowing | None:
+    """Read how tracks are cut, if the windows are kept."""
+    if recipe.get("windows") != "kept":
+        return None
+    names = ("length", "hop", "pad", "min_tail", "tail", "short")
+    if missing := [f"window_{name}" for name in names if f"window_{name}" not in recipe]:
+        raise ParameterError(f"a recipe whose windows are kept says how tracks are cut; it has no {', '.join(missing)}")
+    cut = {name: recipe[f"window_{name}"] for name in names}
+    return Windowing(**{**cut, "hop": cut["hop"] or 1})  # a whole track has none
 
 
 def _flat(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -493,7 +595,7 @@ def _read_description(path: Path) -> tuple[EncoderCard, dict[str, Any], Spec]:
             raise StoreFormatError(f"it has format {version}, this version reads {FORMAT}: upgrade embedstore-mir")  # noqa: TRY301 - one place to name the file
         recipe, card = take(data, "recipe", dict), EncoderCard.from_dict(take(data, "card", dict))
         layers = tuple((layer.number, layer.name, take(vars(layer), "dim", int, least=1)) for layer in card.layers)
-        spec = Spec(take(data, "id", str), take(data, "fingerprint", str), layers)
+        spec = Spec(take(data, "id", str), take(data, "fingerprint", str), layers, _windowing(recipe))
         if spec.fingerprint != _fingerprint(recipe) or not re.fullmatch("[0-9a-f]{32}", spec.store_id):
             raise StoreFormatError("its recipe or its id was changed")  # noqa: TRY301 - the same
     except (StoreFormatError, ParameterError, TypeError, KeyError) as error:

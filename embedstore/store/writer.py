@@ -5,32 +5,33 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedstore.errors import EncoderError, ParameterError, StoreError, StoreFormatError
 from embedstore.store import disk, records
 from embedstore.store.catalog import WRITING, Catalog
-from embedstore.store.shard import Halfs, build_shard
-from embedstore.types import AudioFile, LayerEmbeddings, Track, TrackLabels
+from embedstore.store.shard import Halfs, Windows, build_shard
+from embedstore.types import MOST_WINDOW_BYTES, AudioFile, LayerEmbeddings, Track, TrackLabels, too_many_windows
 
 __all__ = ["StoreWriter"]
 
 T = TypeVar("T")
 
-ROWS, STATEMENTS, SECONDS = 64, 1024, 30.0  # a commit is due at the first of these
+ROWS, STATEMENTS, SECONDS, BYTES = 64, 1024, 30.0, 64 * 2**20  # a commit is due at the first of these
 LARGEST_HALF = 65504.0
 
 
 class StoreWriter:
     """Adds to a store; holds its lock from ``with`` to the end of the block. One thread may use it.
 
-    What is added is on the disk for good after each commit: every 64 tracks or 30 seconds (looked at when something is
-    added, or by `commit_if_due`), and at the end of the block, however it ends.
+    What is added is on the disk for good after each commit: every 64 tracks, 64 MiB or 30 seconds (looked at when
+    something is added, or by `commit_if_due`), and at the end of the block, however it ends.
 
     Made by `EmbeddingStore.writer`.
 
@@ -43,7 +44,8 @@ class StoreWriter:
     def __init__(self, path: Path, spec: records.Spec, take_catalog: Callable[[], Catalog]) -> None:
         self._path, self._spec, self._take_catalog = path, spec, take_catalog
         self._lock: int | None = None
-        self._rows: dict[int, tuple[records.Row, list[Halfs]]] = {}
+        self._rows: dict[int, tuple[records.Row, list[Halfs], Windows]] = {}
+        self._bytes = 0  # of their windows
         self._statements: list[records.Statement] = []
         self._spoken: set[str] = set()  # paths that these are about
         self._oldest = 0.0
@@ -110,7 +112,7 @@ class StoreWriter:
         file_hash : str
             Of the file's bytes, hexadecimal.
         embeddings : LayerEmbeddings
-            In the order of the card's layers.
+            In the order of the card's layers; with windows if the store keeps them.
 
         Returns
         -------
@@ -120,9 +122,10 @@ class StoreWriter:
         Raises
         ------
         EncoderError
-            The vectors do not fit the store or float16. Nothing of this track is stored; the writer goes on.
+            The vectors do not fit the store or float16, or the windows are too many. Nothing of this track is stored;
+            the writer goes on.
         ParameterError
-            The track cannot be written down.
+            The track cannot be written down, or has windows though the store keeps none, or none though it does.
         StoreError
             A commit was due and failed.
         """
@@ -130,33 +133,51 @@ class StoreWriter:
             raise ParameterError(f"a new track has the one file that was encoded; got {len(track.files)}")
         if not 0 <= track.key < 2**63:
             raise ParameterError(f"a track's key is from 0 to 2^63 - 1; got {track.key}")
+        n_windows = len(embeddings.windows)
         row = _checked(
             records.row_record(records.Row(track, (file_hash,), embeddings.n_frames)),
-            lambda data: records.read_row(track.key, data),
+            lambda data: records.read_row(track.key, data, n_windows),
         )
-        halfs = self._halfs(row.track.path, embeddings)
+        if bool(n_windows) != (self._spec.windowing is not None):
+            raise ParameterError(
+                f"{row.track.path!r} comes with {n_windows} windows; {self._path} was made to keep "
+                f"{'those of every track' if self._spec.windowing else 'none'}"
+            )
+        halfs = self._halfs(row.track.path, embeddings.vectors)
+        windows = self._windows(row.track.path, embeddings.windows)
         if self.has_key(track.key):
             self.link(row.track.files[0], file_hash, track.key)
             return False
-        if row.track.path in self._spoken:  # what was said before about this file comes before its shard
+        # what was said before about this file comes before its shard; a giant gets a shard of its own
+        if row.track.path in self._spoken or self._bytes + windows.nbytes > BYTES:
             self.commit()
         self._started()
-        self._rows[track.key] = (row, halfs)
+        self._rows[track.key] = (row, halfs, windows)
+        self._bytes += windows.nbytes
         self.commit_if_due()
         return True
 
-    def _halfs(self, path: str, embeddings: LayerEmbeddings) -> list[Halfs]:
-        dims, expected = [len(v) for v in embeddings.vectors], [dim for _, _, dim in self._spec.layers]
+    def _halfs(self, path: str, vectors: Sequence[NDArray[np.floating]]) -> list[Halfs]:
+        dims, expected = [v.shape[-1] for v in vectors], [dim for _, _, dim in self._spec.layers]
         if dims != expected:
             raise EncoderError(f"{path!r}: the encoder gave layers of widths {dims}; the store holds {expected}")
-        for (number, _, dim), vector in zip(self._spec.layers, embeddings.vectors, strict=True):
+        for (number, _, _), vector in zip(self._spec.layers, vectors, strict=True):
             fits = np.abs(vector) < LARGEST_HALF
             if not fits.all():
                 raise EncoderError(
-                    f"{path!r}: layer {number} has {dim - fits.sum()} of {dim} values that are not finite or not below "
+                    f"{path!r}: layer {number} has {fits.size - fits.sum()} of {fits.size} values that are not finite or not below "
                     f"{LARGEST_HALF:.0f}, the range of float16; the first is {vector[~fits][0]}"
                 )
-        return [vector.astype("<f2") for vector in embeddings.vectors]
+        return [vector.astype("<f2", copy=False) for vector in vectors]
+
+    def _windows(self, path: str, windows: Sequence[LayerEmbeddings]) -> Windows:
+        if sum(vector.nbytes for window in windows for vector in window.vectors) > MOST_WINDOW_BYTES:
+            raise EncoderError(f"{path!r}: {too_many_windows(len(windows))}")
+        if any(window.n_frames >= 2**31 for window in windows):
+            raise EncoderError(f"{path!r}: a window has 2^31 frames or more")
+        frames = np.array([window.n_frames for window in windows], "<i4")
+        columns = zip(*(window.vectors for window in windows), strict=True)
+        return Windows(frames, self._halfs(path, [np.stack(column) for column in columns]) if windows else [])
 
     def link(self, file: AudioFile, file_hash: str, key: int) -> None:
         """Note that a file holds the sound of a stored track."""
@@ -202,9 +223,9 @@ class StoreWriter:
             self._oldest = time.monotonic()
 
     def commit_if_due(self) -> None:
-        """Commit if 64 tracks are waiting, or anything for 30 seconds; call it while waiting for a slow track."""
+        """Commit if 64 tracks or 64 MiB are waiting, or anything for 30 seconds; call it while waiting for a slow track."""
         late = (self._rows or self._statements) and time.monotonic() - self._oldest >= SECONDS
-        if late or len(self._rows) >= ROWS or len(self._statements) >= STATEMENTS:
+        if late or len(self._rows) >= ROWS or self._bytes >= BYTES or len(self._statements) >= STATEMENTS:
             self.commit()
 
     def commit(self) -> None:
@@ -218,9 +239,9 @@ class StoreWriter:
         kept = f"{self.committed} tracks of this run are safe, {len(self._rows)} are not"
         with disk.explained(f"cannot store more in {self._path} ({kept})"):
             if self._rows:
-                rows, vectors = zip(*self._rows.values(), strict=True)
-                written = self._write("shards", build_shard(self._spec, self._next, rows, vectors))
-                self._rows = {}
+                rows, vectors, windows = zip(*self._rows.values(), strict=True)
+                written = self._write("shards", build_shard(self._spec, self._next, rows, vectors, windows))
+                self._rows, self._bytes = {}, 0
                 self.committed += len(rows)
                 self._catalog.add(written, rows)
             if self._statements:

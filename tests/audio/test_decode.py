@@ -275,7 +275,7 @@ def test_same_sound_same_key(write_audio):
 
 def test_report_round_trip():
     """A report survives JSON."""
-    report = SoundReport(2**63 - 1, 44100, 2, 22050, "libsndfile 1", ("stopped early",))
+    report = SoundReport(2**63 - 1, 44100, 2, 22050, "libsndfile 1", ("stopped early",), 1e-9 / 3, 0.1)
     assert SoundReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     assert report.seconds == 0.5
 

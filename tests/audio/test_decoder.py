@@ -16,7 +16,7 @@ import soundfile
 import soxr
 
 from embedstore.audio import Decoder, read_audio
-from embedstore.audio.decode import Sound, SoundHash
+from embedstore.audio.decode import Moments, Sound, SoundHash
 from embedstore.errors import AudioError, ParameterError
 
 
@@ -303,3 +303,30 @@ def test_settings_are_checked(options):
     """Settings that make no sense are refused at once."""
     with pytest.raises(ParameterError):
         Decoder(**{"sample_rate": 16000, **options})
+
+
+def test_the_report_knows_the_moments_of_the_resampled_sound(decoder, write_audio, long_file):
+    """Mean and deviation are those of what `blocks` gives, also beyond the spool, of silence and of a constant."""
+    noise = np.random.default_rng(0).normal(0.2, 0.1, (30_000, 2)).astype(np.float32)
+    files = {
+        "noise": write_audio("noise.wav", sample_rate=44100, samples=noise, subtype="FLOAT"),
+        "constant": write_audio("flat.wav", sample_rate=16000, samples=np.full(9000, 0.25, np.float32)),
+        "silence": write_audio("silence.wav", sample_rate=8000, samples=np.zeros(900, np.float32)),
+        "long": long_file,
+    }
+    for name, path in files.items():
+        report, sound = decoder.inspect(path), sound_of(decoder, path).astype(np.float64)
+        assert report.mean == pytest.approx(sound.mean(), abs=1e-9), name
+        assert report.deviation == pytest.approx(sound.std(), abs=1e-9), name
+    assert decoder.inspect(files["constant"]).deviation == 0
+
+
+def test_moments_keep_their_digits():
+    """A small wave on a large offset, in blocks of all sizes: as numpy says it of the whole."""
+    sound = (1000 + np.random.default_rng(1).normal(0, 1e-2, 100_000)).astype(np.float32)
+    moments = Moments()
+    for block in np.split(sound, [0, 1, 2, 1000, 65_536]):
+        moments.update(block)
+    assert moments.mean == pytest.approx(sound.mean(dtype="f8"), rel=1e-12)
+    assert moments.deviation == pytest.approx(sound.std(dtype="f8"), rel=1e-9)
+    assert Moments().deviation == 0

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedstore.audio import cut_windows
-from embedstore.errors import AudioError
+from embedstore.audio import cut_windows, window_spans
+from embedstore.errors import AudioError, ParameterError
 from embedstore.types import Windowing
 
 
@@ -60,6 +60,56 @@ def test_any_split_gives_the_windows_of_the_twin(sizes, windowing):
     windows = list(cut_windows(blocks, windowing))
     assert [window.tolist() for window in windows] == [window.tolist() for window in expected]
     assert all(window.dtype == np.float32 for window in windows)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 80), windowings())
+def test_spans_say_where_the_windows_lie(n, windowing):
+    """As many spans as windows; each window holds the sound of its span, and mirrored or repeated sound besides."""
+    try:
+        windows = list(cut_windows([np.arange(n, dtype=np.float32)], windowing))
+    except AudioError:
+        return
+    spans = window_spans(n, windowing)
+    assert spans.shape == (len(windows), 2)
+    np.testing.assert_array_equal(window_spans(n, windowing, len(windows)), spans)
+    assert (spans[:, 0] <= spans[:, 1]).all()
+    for place, (window, (start, end)) in enumerate(zip(windows, spans.tolist(), strict=True)):
+        if start == end:  # all of it is mirrored sound
+            assert windowing.pad
+            continue
+        skip = max(0, windowing.pad - place * windowing.hop) if windowing.length else windowing.pad
+        np.testing.assert_array_equal(window[skip : skip + end - start], np.arange(start, end))
+        assert end == n or skip + end - start == len(window), "a window is longer than its span only past an end"
+
+
+def test_spans_of_a_length_that_is_known_to_rounding():
+    """Where the count is known, one sample too many or too few makes no window come or go; the last ends with the track."""
+    windowing = Windowing(length=1000, hop=1000, min_tail=200)
+    for n in (1199, 1200, 1201):
+        assert window_spans(n, windowing, 2).tolist() == [[0, 1000], [1000, n]]
+        assert window_spans(n, windowing, 1).tolist() == [[0, n]]
+    assert window_spans(0, windowing).tolist() == [[0, 0]]
+
+
+def test_a_file_is_normalised_before_it_is_cut():
+    """The windows are those of the whole track at zero mean and unit variance; overlaps agree bit for bit."""
+    sound = np.random.default_rng(0).normal(0.1, 0.02, 1000).astype(np.float32)
+    sound[:500] *= 3
+    windowing = Windowing(length=200, hop=100, pad=20, normalise="file")
+    plain = Windowing(length=200, hop=100, pad=20)
+    moments = {"mean": float(sound.mean(dtype="f8")), "deviation": float(sound.std(dtype="f8"))}
+    found = list(cut_windows(np.array_split(sound, 7), windowing, **moments))
+    expected = list(cut_windows([((sound - moments["mean"]) / moments["deviation"]).astype(np.float32)], plain))
+    for window, twin_window in zip(found, expected, strict=True):
+        np.testing.assert_allclose(window, twin_window, atol=2e-3)  # the constant against silence
+    np.testing.assert_array_equal(found[0][100:], found[1][:100])
+    silence = list(cut_windows([np.full(300, 0.5, np.float32)], windowing, mean=0.5, deviation=0.0))
+    assert not np.concatenate(silence).any()
+    same = np.concatenate(list(cut_windows([sound], plain, **moments)))
+    np.testing.assert_array_equal(same, np.concatenate(list(cut_windows([sound], plain))))
+    with pytest.raises(ParameterError, match=r"mean and deviation of its samples; see Decoder\.inspect"):
+        next(cut_windows([sound], windowing, mean=0.0))
 
 
 def test_five_second_windows():

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embedstore.encoders import BUILTIN, MeanPool, load_encoder, recipe_of
+from embedstore.encoders import BUILTIN, MeanPool, base, load_encoder, recipe_of
 from embedstore.encoders.base import (
     check_windows,
     default_layer,
     import_torchaudio,
+    make_windowing,
     parse_layers,
     parse_window,
     pick_device,
@@ -186,6 +187,56 @@ def test_pooling_weighs_windows_by_their_frames():
     assert [v.dtype for v in result.vectors] == [np.float32, np.float32]
 
 
+def test_pooling_keeps_windows_if_asked():
+    """Kept windows are the float16 of what came in, in order, and their weighted mean is the track's; else there are none."""
+    rng = np.random.default_rng(0)
+    windows = [
+        LayerEmbeddings((rng.normal(size=3).astype("f4"), rng.normal(size=5).astype("f4")), n) for n in (7, 1, 4)
+    ]
+    kept, plain = MeanPool(keep=True), MeanPool()
+    for window in windows:
+        kept.add(window)
+        plain.add(window)
+    assert plain.result().windows == ()
+    result = kept.result()
+    assert [window.n_frames for window in result.windows] == [7, 1, 4]
+    for layer in range(2):
+        np.testing.assert_array_equal(result.vectors[layer], plain.result().vectors[layer])
+        rows = [window.vectors[layer] for window in result.windows]
+        assert {row.dtype for row in rows} == {np.dtype("f2")}
+        np.testing.assert_array_equal(rows, [window.vectors[layer].astype("f2") for window in windows])
+        mean = np.average(np.array(rows, "f8"), axis=0, weights=[7, 1, 4])
+        np.testing.assert_allclose(mean, result.vectors[layer], atol=2**-11 * np.abs(rows).max())
+
+
+def test_pooling_refuses_more_windows_than_a_store_can_keep(monkeypatch):
+    """The line says how many there were and what to do; a pool that keeps none goes on."""
+    monkeypatch.setattr(base, "MOST_WINDOW_BYTES", 2**20)
+    window = LayerEmbeddings((np.zeros(2**18, np.float32),), 1)
+    kept, plain = MeanPool(keep=True), MeanPool()
+    for _ in range(2):
+        kept.add(window)
+    with pytest.raises(EncoderError, match=r"^3 windows of it take more than .* choose a longer window or hop"):
+        kept.add(window)
+    for _ in range(4):
+        plain.add(window)
+    assert plain.result().n_frames == 4
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        (LayerEmbeddings((np.zeros(3, np.float16),), 4),),  # another number of frames
+        (LayerEmbeddings((np.zeros(2, np.float16),), 5),),  # another width
+        (LayerEmbeddings((np.zeros(3, np.float16),) * 2, 5),),  # another number of layers
+    ],
+)
+def test_windows_that_are_not_their_tracks_are_refused(windows):
+    """Frames add up, and layers are the same."""
+    with pytest.raises(ParameterError, match="windows have the layers and frames of their track"):
+        LayerEmbeddings((np.zeros(3, np.float32),), 5, windows)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_pooling_refuses_what_is_not_finite(bad):
     """One NaN must not become a vector of NaN in the store."""
@@ -201,6 +252,61 @@ def test_pooling_needs_windows_of_one_kind():
     pool.add(LayerEmbeddings((np.zeros(3, np.float32),), 1))
     with pytest.raises(EncoderError, match=r"widths \[3\] and \[4\]"):
         pool.add(LayerEmbeddings((np.zeros(4, np.float32),), 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, Windowing(80000, 80000, min_tail=16000, minimum=400)),
+        ({"window": 1}, Windowing(16000, 16000, min_tail=8000, minimum=400)),
+        ({"window": "track"}, Windowing(None, 1, min_tail=16000, minimum=400)),
+        ({"hop": 2.5}, Windowing(80000, 40000, min_tail=16000, minimum=400)),
+        ({"hop": "5"}, Windowing(80000, 80000, min_tail=16000, minimum=400)),
+        ({"window": "30", "hop": 1 / 16000}, Windowing(480000, 1, min_tail=16000, minimum=400)),
+        ({"normalise": "file"}, Windowing(80000, 80000, min_tail=16000, minimum=400, normalise="file")),
+        ({"normalise": "window"}, Windowing(80000, 80000, min_tail=16000, minimum=400)),
+    ],
+)
+def test_a_windowing_is_made_of_options(options, expected):
+    """Seconds become samples; what is not asked is the encoder's own; only per-file normalisation is the windowing's."""
+    options = {"window": None, **options}
+    assert make_windowing(**options, sample_rate=16000, default=80000, minimum=400, tail=16000) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"hop": 0}, "a hop is a number of seconds above 0; got 0"),
+        ({"hop": -1}, "above 0; got -1"),
+        ({"hop": "abc"}, "above 0; got 'abc'"),
+        ({"hop": float("nan")}, "above 0; got nan"),
+        ({"hop": float("inf")}, "above 0; got inf"),
+        ({"hop": 1e-9}, "at least one sample and at most a window.*got 1e-09 s, 0 samples at 16000 Hz"),
+        ({"hop": 5.1}, "got 5.1 s, 81600 samples at 16000 Hz, with windows of 5 s"),
+        ({"window": "track", "hop": 1}, "the window is the whole track, and leaves nothing to hop to; leave out hop 1"),
+        ({"normalise": "both"}, "sound is normalised per window, file, none; got 'both'"),
+    ],
+)
+def test_a_windowing_that_makes_no_sense_is_refused(options, words):
+    """In one line, with what was asked."""
+    with pytest.raises(ParameterError, match=words) as caught:
+        make_windowing(**{"window": None, **options}, sample_rate=16000, default=80000)
+    assert "\n" not in str(caught.value)
+
+
+def test_mfcc_hops():
+    """The windows of a baseline may overlap, too."""
+    encoder = load_encoder("mfcc", window=10, hop=5, device="cpu")
+    assert (encoder.windowing.length, encoder.windowing.hop) == (220500, 110250)
+
+
+def test_an_option_that_an_encoder_does_not_take_is_refused_by_name():
+    """Nothing is dropped quietly; what is not asked is not passed."""
+    for name in ("musicnn", f"{__name__}:Toy"):
+        with pytest.raises(ParameterError, match=f"^{name} does not take hop, normalise; leave it out$"):
+            load_encoder(name, hop=1.0, normalise="file")
+    with pytest.raises(ParameterError, match="mfcc does not take precision, trust_remote_code"):
+        load_encoder("mfcc", precision="float16", trust_remote_code=True)
 
 
 def recipe_with(windowing=None, **card):
@@ -233,6 +339,13 @@ def test_what_changes_a_vector_changes_one_field_of_the_recipe(change, field):
     """So that a store can say which fact differs."""
     before, after = recipe_with(), recipe_with(**change)
     assert [name for name in before if before[name] != after[name]] == [field]
+
+
+def test_kept_windows_are_one_more_field_of_the_recipe():
+    """The recipe of a store without windows is what it was before there were any."""
+    plain, kept = recipe_of(Toy()), recipe_of(Toy(), keep_windows=True)
+    assert "windows" not in plain
+    assert kept == {**plain, "windows": "kept"}
 
 
 def test_what_changes_no_vector_is_not_in_the_recipe():
@@ -291,8 +404,11 @@ def test_an_unknown_encoder_is_answered_with_the_nearest(name):
 
 
 def test_the_conformance_suite_lets_a_sound_encoder_pass():
-    """Nothing is raised."""
+    """Nothing is raised, neither where the whole file is normalised before it is cut."""
     check_encoder(Listener())
+    listener = Listener()
+    listener.windowing = replace(listener.windowing, normalise="file")
+    check_encoder(listener)
 
 
 @pytest.mark.parametrize(

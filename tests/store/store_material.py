@@ -45,6 +45,43 @@ def vectors(i: int, dims: Iterable[int] = DIMS) -> LayerEmbeddings:
     return LayerEmbeddings(tuple((rng.integers(-64, 64, dim) / 2).astype(np.float32) for dim in dims), 100 + i)
 
 
+CUT = {  # how a recipe that keeps windows cuts a track: 2 s each, every second
+    "window_length": 32000,
+    "window_hop": 16000,
+    "window_pad": 0,
+    "window_min_tail": 8000,
+    "window_tail": "merge",
+    "window_short": "keep",
+}
+
+
+def kept_recipe(**changes: object) -> dict[str, object]:
+    """Say what decides the toy encoder's vectors, windows included."""
+    return recipe(windows="kept", **{**CUT, **changes})
+
+
+def windowed(i: int, dims: Iterable[int] = DIMS, count: int | None = None) -> LayerEmbeddings:
+    """Make the i-th track's vectors with those of its windows: as many as its 30 + i seconds have, or `count`."""
+    rng, dims = np.random.default_rng(i), tuple(dims)
+    windows = tuple(
+        LayerEmbeddings(tuple((rng.integers(-64, 64, dim) / 2).astype(np.float16) for dim in dims), 99 + n % 3)
+        for n in range(29 + i if count is None else count)
+    )
+    frames = [window.n_frames for window in windows]
+    means = (np.average([window.vectors[place] for window in windows], 0, frames) for place in range(len(dims)))
+    return LayerEmbeddings(tuple(mean.astype(np.float32) for mean in means), sum(frames), windows)
+
+
+def make_kept(path: object, numbers: Iterable[int] = (), dims: Iterable[int] = DIMS) -> EmbeddingStore:
+    """Make a store that keeps windows with some tracks, one commit."""
+    dims = tuple(dims)
+    store = EmbeddingStore.create(str(path), card(dims), kept_recipe())
+    with store.writer() as writer:
+        for i in numbers:
+            writer.add(track(i), file_hash(i), windowed(i, dims))
+    return store
+
+
 def make(path: object, numbers: Iterable[int] = (), dims: Iterable[int] = DIMS) -> EmbeddingStore:
     """Make a store with some tracks, one commit."""
     dims = tuple(dims)

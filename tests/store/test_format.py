@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 
 from embedstore.errors import StoreFormatError
 from embedstore.store import EmbeddingStore, records, shard
-from embedstore.types import LayerEmbeddings
+from embedstore.types import LayerEmbeddings, Windowing
 
 GOLDEN = Path(__file__).parent / "golden"
 SPEC = records.Spec("0" * 32, "f" * 64, ((0, "layer 0", 8), (1, "layer 1", 8)))
+KEPT = replace(SPEC, windowing=Windowing(length=2, hop=1))  # the same, with windows
 
 
 def golden_script():
@@ -80,6 +82,31 @@ def test_golden_recipe_makes_the_same_store(golden, tmp_path):
         )
 
 
+def test_golden_windows_say_what_they_said(tmp_path):
+    """Windows that the first release kept are read as they were meant, and the recipe makes the same ones again."""
+    shutil.copytree(GOLDEN / "windows", tmp_path / "golden")
+    store, script = EmbeddingStore.open(tmp_path / "golden"), golden_script()
+    for number in range(3):
+        for matrix, i in zip(store.iter_windows(number), range(3), strict=True):
+            windows = m.windowed(i, script.DIMS).windows
+            np.testing.assert_array_equal(matrix.values, [window.vectors[number] for window in windows])
+            assert matrix.frames.tolist() == [window.n_frames for window in windows]
+            assert (matrix.starts[3], matrix.ends[3]) == (3.0, 5.0)
+    assert store.verify().ok
+    new = script.make_windows(str(tmp_path / "new"))
+    assert (new.tracks(), new.recipe, new.fingerprint) == (store.tracks(), store.recipe, store.fingerprint)
+    np.testing.assert_array_equal(new.windows(1).values, store.windows(1).values)
+    with h5py.File(store.path / store.shards()[0].name) as file:
+        found = {name: (d.dtype.str, d.shape, d.chunks, d.fletcher32) for name, d in file.items() if "window" in name}
+        assert found == {
+            "window_counts": ("<i4", (3,), (3,), True),
+            "window_frames": ("<i4", (90,), (90,), True),
+            "windows_00": ("<f2", (90, 4), (90, 4), True),
+            "windows_01": ("<f2", (90, 6), (90, 6), True),
+            "windows_02": ("<f2", (90, 1), (90, 1), True),
+        }
+
+
 def test_golden_shard_is_plain_hdf5():
     """Anyone's HDF5 library reads a shard: the names, types, shapes and filters are those of FORMAT.md."""
     with h5py.File(min((GOLDEN / "store/shards").iterdir())) as file:
@@ -103,11 +130,13 @@ def test_golden_shard_is_plain_hdf5():
 # -- hostile shards ------------------------------------------------------------------------------------------------
 
 
-def image(change) -> bytes:
-    """Make a good shard of three rows, changed by `change(file)`."""
-    rows = [records.Row(m.track(i), (m.file_hash(i),), 1) for i in range(3)]
+def image(change, spec=SPEC) -> bytes:
+    """Make a good shard of three rows (of 2, 1 and 3 windows), changed by `change(file)`."""
+    frames = [[3, 4], [5], [6, 7, 8]]
+    rows = [records.Row(m.track(i), (m.file_hash(i),), sum(frames[i])) for i in range(3)]
     vectors = [[v.astype("<f2") for v in m.vectors(i, (8, 8)).vectors] for i in range(3)]
-    file = h5py.File(h5py.h5f.open_file_image(shard.build_shard(SPEC, 1, rows, vectors), 0x1))
+    windows = [shard.Windows(np.array(f, "<i4"), [np.full((len(f), 8), n, "<f2") for n in (0, 1)]) for f in frames]
+    file = h5py.File(h5py.h5f.open_file_image(shard.build_shard(spec, 1, rows, vectors, windows), 0x1))
     change(file)
     file.flush()
     data = file.id.get_file_image()
@@ -246,6 +275,81 @@ HOSTILE = {
 }
 
 
+def ints(*values):
+    return np.array(values, "<i4")
+
+
+def adding_up():
+    """Give three tracks the frames that numpy adds up for windows 0..2, for none from 3 on, and for 3..5."""
+    rows = (records.Row(m.track(i), ("a",), n_frames) for i, n_frames in enumerate((12, 6, 21)))
+    return text([records.row_record(row) for row in rows])
+
+
+COUNTS, FRAMES = ints(2, 1, 3), ints(3, 4, 5, 6, 7, 8)
+WINDOWS = np.ones((6, 8), "<f2")
+HOSTILE_WINDOWS = {
+    "none at all": lambda f: [f.__delitem__(name) for name in list(f) if name.startswith("window")],
+    "no counts": lambda f: f.__delitem__("window_counts"),
+    "no frames": lambda f: f.__delitem__("window_frames"),
+    "a layer too few": lambda f: f.__delitem__("windows_01"),
+    "further layer": lambda f: put(f, "windows_02", WINDOWS),
+    "a count too few": lambda f: put(f, "window_counts", ints(2, 4)),
+    "counts add up to less": lambda f: put(f, "window_counts", ints(2, 1, 2)),
+    "counts add up to more": lambda f: put(f, "window_counts", ints(2, 1, 4)),
+    "a count of zero": lambda f: put(f, "window_counts", ints(3, 0, 3)),
+    "a count of zero that adds up": lambda f: (put(f, "window_counts", ints(3, 0, 3)), put(f, "tracks", adding_up())),
+    "a negative count": lambda f: put(f, "window_counts", ints(4, -1, 3)),
+    "counts that overflow": lambda f: put(f, "window_counts", ints(2**31 - 1, 2**31 - 1, 8)),
+    "counts of 8 bytes": lambda f: put(f, "window_counts", COUNTS.astype("<i8")),
+    "counts as a table": lambda f: put(f, "window_counts", COUNTS[:, None]),
+    "counts without sum": lambda f: put(f, "window_counts", COUNTS, fletcher32=None),
+    "compressed counts": lambda f: put(f, "window_counts", COUNTS, compression="gzip"),
+    "frames of other tracks": lambda f: put(f, "window_frames", ints(4, 4, 4, 6, 7, 8)),
+    "a frame count of zero": lambda f: put(f, "window_frames", ints(0, 7, 5, 6, 7, 8)),
+    "a negative frame count": lambda f: put(f, "window_frames", ints(-1, 8, 5, 6, 7, 8)),
+    "frames too few": lambda f: put(f, "window_frames", FRAMES[:5]),
+    "frames without end": lambda f: (
+        f.__delitem__("window_frames")
+        or f.create_dataset("window_frames", (2**40,), "<i4", chunks=(256,), fletcher32=True)
+    ),
+    "frames linked": relink("window_frames", h5py.ExternalLink("elsewhere.h5", "secret")),
+    "a row too few": lambda f: put(f, "windows_01", WINDOWS[:5]),
+    "too wide": lambda f: put(f, "windows_01", np.ones((6, 9), "<f2")),
+    "float32": lambda f: put(f, "windows_01", WINDOWS.astype("<f4")),
+    "not finite": lambda f: put(f, "windows_01", WINDOWS * np.float16(np.nan)),
+    "unwritten": lambda f: (
+        f.__delitem__("windows_01") or f.create_dataset("windows_01", (6, 8), "<f2", chunks=(6, 8), fletcher32=True)
+    ),
+    "frames of the tracks": lambda f: put(f, "tracks", rows_with(n_frames=7)),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_WINDOWS)
+def test_hostile_windows_are_refused(kind, tmp_path, monkeypatch):
+    """Counts that do not add up, shapes, filters and sizes that are not the format's: as any other shard."""
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("elsewhere.h5", "w") as file:
+        file["secret"] = FRAMES
+    data = image(HOSTILE_WINDOWS[kind], KEPT)
+    with pytest.raises(StoreFormatError, match=r"^shards/x\.h5 is (not a shard of this store|damaged): .+"):
+        shard.parse_shard(data, "shards/x.h5", 1, KEPT, values=True)
+
+
+def test_unchanged_windows_are_read():
+    """What the hostile ones are made from is fine; a store without windows refuses it, and the other way round."""
+    fine = [lambda f: None, lambda f: put(f, "windows_01", WINDOWS), lambda f: put(f, "window_counts", COUNTS)]
+    for change in (*fine, lambda f: put(f, "window_frames", FRAMES)):
+        rows = shard.parse_shard(image(change, KEPT), "x", 1, KEPT, values=True)
+        assert [(row.track, row.n_frames, row.n_windows) for row in rows] == [
+            (m.track(0), 7, 2),
+            (m.track(1), 5, 1),
+            (m.track(2), 21, 3),
+        ]
+    for made, read in ((KEPT, SPEC), (SPEC, KEPT)):
+        with pytest.raises(StoreFormatError, match="more or less than the format names"):
+            shard.parse_shard(image(lambda f: None, made), "x", 1, read)
+
+
 def test_an_unchanged_shard_is_read():
     """The shard that the hostile ones are made from is fine (else they would prove nothing)."""
     assert [row.track for row in shard.parse_shard(image(lambda f: None), "x", 1, SPEC, values=True)] == [
@@ -335,15 +439,15 @@ def test_hostile_deltas_are_refused(tmp_path, statement):
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_any_bytes_are_refused_or_read(data):
+@given(data=st.data(), spec=st.sampled_from([SPEC, KEPT]))
+def test_any_bytes_are_refused_or_read(data, spec):
     """A shard with any of its bytes changed, and a right sum, is read or refused: no crash, no other error."""
-    good = bytearray(image(lambda f: None))
+    good = bytearray(image(lambda f: None, spec))
     for _ in range(data.draw(st.integers(1, 8))):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(good)))
     with suppress(StoreFormatError):
-        assert len(shard.parse_shard(bytes(good[: cut or None]), "x", 1, SPEC, values=True)) == 3
+        assert len(shard.parse_shard(bytes(good[: cut or None]), "x", 1, spec, values=True)) == 3
 
 
 def test_the_largest_half_is_kept_and_the_order_of_layers_is_the_cards(tmp_path):

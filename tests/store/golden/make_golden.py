@@ -1,7 +1,8 @@
-"""Make the golden store again: ``python make_golden.py FOLDER``.
+"""Make the golden stores again: ``python make_golden.py FOLDER``.
 
 Format 1 as the first release wrote it: layers of three widths, two shards, one delta with every statement, a name that
-is not UTF-8. The committed copy is never made anew: every later release must read it.
+is not UTF-8; and a store that keeps windows. The committed copies are never made anew: every later release must read
+them.
 """
 
 from __future__ import annotations
@@ -37,5 +38,11 @@ def make(path: str) -> EmbeddingStore:
     return store
 
 
+def make_windows(path: str) -> EmbeddingStore:
+    """Write the golden store that keeps windows."""
+    return m.make_kept(path, range(3), DIMS)
+
+
 if __name__ == "__main__":
-    make(sys.argv[1])
+    make(f"{sys.argv[1]}/store")
+    make_windows(f"{sys.argv[1]}/windows")
