@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from embedstore.encoders import load_encoder
-from embedstore.encoders.checkpoint import sum_of_files
+from embedstore.encoders.checkpoint import build_config, random_network, sum_of_files, sum_of_tensors
 from embedstore.encoders.music2vec import Music2vec
 from embedstore.errors import WeightsError
 
@@ -118,6 +118,8 @@ def test_random_music2vec_is_the_same_in_every_process():
     )
     here = load_encoder("random:music2vec", device="cpu", seed=3)
     assert card == json.loads(json.dumps(here.card.to_dict()))
-    parameters = sum(p.numel() for p in here._network.parameters())
+    network = random_network(build_config(Music2vec.published.config, ["data2vec-audio"], "published"), 3)
+    assert sum_of_tensors(network) == here.card.weights_sha256
+    parameters = sum(p.numel() for p in network.parameters())
     mask_vector, published_bytes = 768, 372_729_461
     assert 0 < published_bytes - 4 * (parameters + mask_vector) < 100_000  # the rest is names and padding
