@@ -6,6 +6,7 @@ import io
 import signal
 import sys
 import warnings
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +24,23 @@ STORE = click.option(
     type=click.Path(),
     help="Folder of the store.",
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else.")
+
+
+def _for_machines(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> bool:
+    """Keep stdout for the document: what else is printed, by a plug-in for one, goes to stderr."""
+    if wanted:
+        ctx.meta["stdout"] = sys.stdout
+        ctx.with_resource(redirect_stdout(sys.stderr))
+    return wanted
+
+
+JSON = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=_for_machines,
+    help="Print one JSON document on stdout, nothing else; of an error, too.",
+)
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps or auto.")
 MODEL = click.option(
     "--model", metavar="DIR-OR-ID", help="Checkpoint: a folder, a Hugging Face id, or musicnn's wheel."
@@ -51,9 +68,19 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click ends quietly when the reader has gone
+        except KeyboardInterrupt:
+            self._give_up(ctx, "interrupted")
         except (EmbedstoreError, OSError, MemoryError) as error:
-            click.echo(f"embedstore: {_one_line(str(error) or 'out of memory')}", err=True)
-            ctx.exit(1)
+            self._give_up(ctx, str(error) or "out of memory")
+
+    def _give_up(self, ctx: click.Context, why: str) -> None:
+        click.echo(f"embedstore: {_one_line(why)}", err=True)
+        if "stdout" in ctx.meta:
+            from embedstore.terminal import show_json
+
+            with suppress(OSError):  # stdout may be what failed
+                show_json({"error": why})
+        ctx.exit(1)
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -121,7 +148,7 @@ def main() -> None:
 )
 @click.option(
     "--jobs",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=1024),
     help="Files at a time. [default: one per core; at most 16 for a device other than cpu]",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Look at the first N files only.")
@@ -163,7 +190,8 @@ def build(
     from embedstore.estimate import estimate
 
     for polite in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(polite, signal.default_int_handler)  # commits what is finished, as Ctrl-C does
+        if signal.getsignal(polite) is not signal.SIG_IGN:  # as nohup asks for
+            signal.signal(polite, signal.default_int_handler)  # commits what is finished, as Ctrl-C does
     arguments = _build_arguments(**options)
     if dry_run:
         _show(estimate(audio_dir, store, **arguments).to_dict(), as_json, _print_estimate)
@@ -361,7 +389,7 @@ def _show(document: Any, as_json: bool, pretty: Any) -> None:
     from embedstore import terminal
 
     if as_json:
-        terminal.show_json(document)
+        terminal.show_json(document, click.get_current_context().meta["stdout"])
     else:
         pretty(document)
 

@@ -17,6 +17,7 @@ _PUBLIC = {
     "EmbeddingStore": "embedstore.store",
     "build": "embedstore.pipeline",
     "build_index": "embedstore.index",
+    "EncoderOptions": "embedstore.pipeline",
     "find_audio": "embedstore.audio",
     "load_encoder": "embedstore.encoders",
     "read_audio": "embedstore.audio",
@@ -24,6 +25,7 @@ _PUBLIC = {
 }
 __all__ = [
     "EmbeddingStore",
+    "EncoderOptions",
     "__version__",
     "build",
     "build_index",

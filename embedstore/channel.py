@@ -10,7 +10,9 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["WAITING", "Channel", "Stopped", "gather"]
+from embedstore.errors import EncoderError
+
+__all__ = ["WAITING", "Channel", "Stopped", "gather", "plain"]
 
 WAITING = object()
 ROOM = 2**22  # numbers that may wait to be taken from `gather`: 16 MB
@@ -60,6 +62,11 @@ class Channel:
         raise Stopped
 
 
+def plain(error: BaseException) -> Exception:
+    """Make an error of what would end a thread without a word, such as a plug-in's ``sys.exit``."""
+    return error if isinstance(error, Exception) else EncoderError(f"a worker ended by {type(error).__name__} {error}")
+
+
 def gather(
     workers: Sequence[Callable[[Channel], None]], stop: threading.Event, release: Callable[[], None] = lambda: None
 ) -> Generator[Any, None, None]:
@@ -77,8 +84,8 @@ def gather(
             worker(outcomes)
         except Stopped:
             return
-        except Exception as error:  # noqa: BLE001 - handed to the consumer, who raises it
-            last = error
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
+            last = plain(error)
         with suppress(Stopped):
             outcomes.send(last)
 

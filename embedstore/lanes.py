@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 
 from embedstore.audio import Decoder, SoundReport, cut_windows
-from embedstore.channel import WAITING, Channel, Stopped, gather
+from embedstore.channel import WAITING, Channel, Stopped, gather, plain
 from embedstore.encoders import Encoder, MeanPool
 from embedstore.errors import AudioError, EncoderError
 from embedstore.types import AudioFile, Floats, LayerEmbeddings
@@ -37,7 +37,6 @@ BATCH = 4  # windows for an encoder that does not say how many it likes: bounds 
 SOUND = 2**24  # samples that may wait in a lane's channel, and be in its batch: 64 MB each
 MOMENT = 0.02  # seconds without a new window after which a batch that is not full is encoded
 MOST_DECODERS = 16  # of one lane, unless more are asked for
-FAULTS = (EncoderError, ArithmeticError, MemoryError, RuntimeError)  # of an encoder, over some sound
 
 
 @dataclass
@@ -127,11 +126,12 @@ class _Ticket:
 
     def take(self, heard: LayerEmbeddings | Exception) -> None:
         """Take in what the encoder made of a window."""
+        if isinstance(heard, Exception):
+            self.error = self.error or heard
+            return
         try:
-            if isinstance(heard, Exception):
-                raise heard
             self.pool.add(heard)
-        except FAULTS as error:
+        except EncoderError as error:
             self.error = self.error or error
 
     def stamp(self, outcome: Outcome) -> Outcome:
@@ -141,7 +141,9 @@ class _Ticket:
             return outcome
         if self.error is None:
             return replace(outcome, embeddings=self.pool.result())
-        reason = " ".join(str(self.error).split()) or type(self.error).__name__
+        reason = " ".join(str(self.error).split())
+        if not isinstance(self.error, EncoderError):
+            reason = f"{type(self.error).__name__}: {reason}"
         scarce = isinstance(self.error, MemoryError) or "memory" in reason  # torch raises RuntimeError for it
         stage = "limit" if scarce else "encode"
         return Outcome(outcome.file, "failed", outcome.file_hash, stage=stage, reason=reason, seconds=self.seconds)
@@ -263,8 +265,8 @@ def _decode(
                 pieces.send((ticket, piece), 1 if isinstance(piece, Outcome) else len(piece))
     except Stopped:
         return
-    except Exception as error:  # noqa: BLE001 - travels to the lane, and from there to the consumer
-        last = error
+    except BaseException as error:  # noqa: BLE001 - travels to the lane, and from there to the consumer
+        last = plain(error)
     with suppress(Stopped):
         pieces.send(last)
 
@@ -275,11 +277,13 @@ def _pieces(
     """Take one file as far as it must go: known bytes, known sound, or all of its windows; an outcome is the last."""
     file_hash = ""
     try:
+        before = decoder.stamp(file.full_path)
         with seconds.during("hashing"):
             file_hash = decoder.file_hash(file.full_path)
             key = known.key_of_hash.get(file_hash)
             report = decoder.inspect(file.full_path) if key is None else None
         if report is None or report.key in known.keys:
+            _check_unchanged(decoder, file, before)
             yield Outcome(file, "known", file_hash, report.key if report else key)
             return
         windows = _windows(decoder, file.full_path, encoder, report)
@@ -289,10 +293,17 @@ def _pieces(
             if window is None:
                 break
             yield window
+        _check_unchanged(decoder, file, before)
         yield Outcome(file, "added", file_hash, report.key, report)
     except AudioError as error:
         kind: Literal["failed", "vanished"] = "failed" if os.path.lexists(file.full_path) else "vanished"
         yield Outcome(file, kind, file_hash, stage=error.stage, reason=str(error))
+
+
+def _check_unchanged(decoder: Decoder, file: AudioFile, before: tuple[int, int]) -> None:
+    """Refuse what was read from a file while something wrote to it: its bytes, key and windows are of different sounds."""
+    if decoder.stamp(file.full_path) != before:
+        raise AudioError("it changed while it was read", stage="open")
 
 
 def _encode(pieces: Channel, decoders: int, encoder: Encoder) -> Iterator[Outcome]:
@@ -338,11 +349,14 @@ def _batches(pieces: Channel, decoders: int, size: int) -> Iterator[list[_Piece]
 def _hear(windows: list[Floats], encoder: Encoder) -> list[LayerEmbeddings | Exception]:
     """Encode windows; where that fails, one by one, so that each fault meets the window that it is about."""
     try:
-        return [*encoder.encode(windows)]
-    except FAULTS as error:
+        results = encoder.encode(windows)
+    except Exception as error:  # whatever a network makes of some sound costs one file
         if "CUDA error" in str(error):  # no sound is to blame: this process has lost its device
             why = str(error).split("\n", 1)[0]
             raise EncoderError(f"the device gave up ({why}); the same command goes on from here") from error
         if len(windows) == 1:
             return [error]
         return [result for window in windows for result in _hear([window], encoder)]
+    if len(results) != len(windows):
+        raise EncoderError(f"the encoder gave {len(results)} results for {len(windows)} windows: it is broken")
+    return [*results]

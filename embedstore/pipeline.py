@@ -25,6 +25,7 @@ from embedstore.types import AudioFile, LayerEmbeddings, Track, TrackLabels
 __all__ = ["BuildReport", "EncoderOptions", "Plan", "build", "embed_file", "encoder_of", "plan_build"]
 
 DEFAULT_ENCODER = "music2vec"
+MOST_JOBS = 1024
 MEMORY = "labels"  # a preference of the store: root folder -> where its labels are
 PASSING = ("open", "limit")  # stages that fail for reasons outside the file: it may work next time
 
@@ -341,8 +342,10 @@ def build(
     (640, 0)
     """
     began = time.perf_counter()
-    if jobs is not None and jobs < 1:
-        raise ParameterError(f"jobs must be at least 1; got {jobs}")
+    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
+        raise ParameterError(f"jobs must be within 1..{MOST_JOBS}; got {jobs}")
+    if not timeout > 0:
+        raise ParameterError(f"timeout must be a number of seconds above 0; got {timeout}")
     options = encoder if isinstance(encoder, EncoderOptions) else EncoderOptions(name=encoder)
     plan = plan_build(
         audio_dir,
@@ -390,7 +393,10 @@ def build(
         interrupted=run.interrupted,
     )
     if kept is not None:
-        kept.write(encoder=target.card.to_dict(), device=options.device, jobs=jobs, report=report.to_dict())
+        try:
+            kept.write(encoder=target.card.to_dict(), device=options.device, jobs=jobs, report=report.to_dict())
+        except OSError as error:
+            report = replace(report, notes=(*report.notes, f"the profile could not be written: {error.strerror}"))
     return report
 
 

@@ -64,6 +64,8 @@ class Profile:
     def __init__(self, path: str | Path) -> None:
         self._path, self._rows = Path(path), list[dict[str, Any]]()
         there = self._path.exists()
+        if there and not self._path.is_file():
+            raise ParameterError(f"the profile {path} cannot be written: it is no regular file")
         try:
             self._path.open("ab").close()
             if not there:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,9 +74,9 @@ def counts(names: dict[str, int], most: int = 20) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def show_json(document: object) -> None:
-    """Print one JSON document on stdout, and nothing else."""
-    print(json.dumps(document, indent=2, allow_nan=False))  # noqa: T201 - this is the room that prints
+def show_json(document: object, stream: TextIO | None = None) -> None:
+    """Print one JSON document on stdout, or on `stream`."""
+    print(json.dumps(document, indent=2, allow_nan=False), file=stream)
 
 
 def console(*, err: bool = False) -> Console:

@@ -104,7 +104,7 @@ def test_windows_are_options(embedstore, music):
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--hop", "0"], 1, "a hop is a number of seconds above 0; got 0"),
+        (["--hop", "0"], 1, "a hop is a number of seconds above 0 and no more than a day; got 0"),
         (["--hop", "2"], 1, "at most a window, else sound is left out; got 2 s"),
         (["--hop", "1", "--window", "track"], 1, "leaves nothing to hop to; leave out hop 1"),
         (["--hop", "often"], 2, "'often' is not a valid float"),
@@ -325,3 +325,48 @@ def test_output_that_cannot_be_written_is_one_line(store):
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
+
+
+def test_errors_and_interruptions_are_json_too(embedstore, music, monkeypatch):
+    """One document on stdout whatever happens, and the line for people on stderr."""
+    from embedstore import pipeline
+
+    failed = embedstore("build", "nowhere", "--json", code=1)
+    assert json.loads(failed.stdout)["error"] in failed.stderr
+
+    def interrupt(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "build", interrupt)
+    stopped = embedstore("build", music, "--json", code=1)
+    assert json.loads(stopped.stdout) == {"error": "interrupted"}
+    assert stopped.stderr == "embedstore: interrupted\n"
+    assert embedstore("build", music, code=1).stdout == ""
+
+
+def test_what_a_plug_in_prints_is_not_in_the_document(embedstore, music, tmp_path, monkeypatch):
+    """It goes to stderr."""
+    (tmp_path / "chatty.py").write_text(
+        "import toy_encoder\n"
+        "class Chatty(toy_encoder.Toy):\n"
+        "    def __init__(self, **options):\n"
+        "        print('HELLO')\n"
+        "        super().__init__(**options)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert embedstore("build", music, "--encoder", "chatty:Chatty", "--json")["added"] == 18
+
+
+def test_an_ignored_hang_up_stays_ignored(embedstore, music, monkeypatch):
+    """As `nohup embedstore build` asks for; SIGTERM still commits what is finished."""
+    import signal
+
+    before = {name: signal.getsignal(name) for name in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        embedstore("build", music, "--encoder", "toy_encoder:Toy")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

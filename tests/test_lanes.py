@@ -43,6 +43,10 @@ class FakeDecoder:
     def __exit__(self, *_):
         pass
 
+    def stamp(self, path):
+        """Say that it is as it was."""
+        return 0, 0
+
     def file_hash(self, path):
         """Name the sound."""
         return path
@@ -209,12 +213,12 @@ def test_channel_keeps_order_lets_large_items_through_and_lets_go():
 @pytest.mark.parametrize(
     ("fault", "raised", "message"),
     [
-        (KeyError("a bug"), KeyError, "a bug"),
+        (SystemExit(4), EncoderError, "ended by SystemExit 4"),
         (RuntimeError("CUDA error: an illegal memory access\nmore"), EncoderError, r"device gave up \(CUDA.*access\);"),
     ],
 )
 def test_what_is_no_files_fault_ends_the_run(monkeypatch, fault, raised, message):
-    """A bug in an encoder, or a device that is lost, reaches the consumer, and no thread stays."""
+    """A plug-in that wants to leave, or a device that is lost, reaches the consumer, and no thread stays."""
     files = table(monkeypatch, [sound(number, 30_000) for number in range(4)])
     before = threading.active_count()
     encoder = Picky(batch=4, device="fake")
@@ -229,6 +233,44 @@ def test_what_is_no_files_fault_ends_the_run(monkeypatch, fault, raised, message
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
+
+
+def test_whatever_a_network_raises_costs_one_file(monkeypatch):
+    """Libraries raise what they like over some sound: the reason names it, and the others are encoded."""
+    files = table(monkeypatch, [sound(number, 9_000) for number in range(4)])
+    encoder = Picky(batch=4, device="fake")
+    inner, guilty = encoder.encode, sound(2, 9_000)[1]
+
+    def encode(windows):
+        if any(window[1] == guilty for window in windows):
+            raise ValueError("expected more than one value per channel")
+        return inner(windows)
+
+    encoder.encode = encode
+    outcomes = {outcome.file.path: outcome for outcome in run_lanes(files, encoder, Known(), jobs=2) if outcome}
+    assert [outcome.kind for _, outcome in sorted(outcomes.items())] == ["added", "added", "failed", "added"]
+    assert outcomes["2"].reason == "ValueError: expected more than one value per channel"
+
+
+def test_too_few_results_are_no_embeddings(monkeypatch):
+    """An encoder that leaves windows out."""
+    (file,) = table(monkeypatch, [sound(0, 9_000)])
+    encoder = Picky(batch=4)
+    encoder.encode = lambda _windows: []
+    with pytest.raises(EncoderError, match="gave 0 results for 1 windows"):
+        list(run_lanes([file], encoder, Known(), jobs=1))
+
+
+def test_a_file_that_changes_while_it_is_read_is_for_later(monkeypatch):
+    """Its hash, key and windows are of different sounds: none of it is kept, and the next build tries again."""
+    files = table(monkeypatch, [sound(number, 9_000) for number in range(3)])
+    stamps = itertools.count()
+    monkeypatch.setattr(FakeDecoder, "stamp", lambda _self, path: (next(stamps), 0) if path == "/1" else (0, 0))
+    for known in (Known(), Known(keys={0, 1, 2})):
+        outcomes = {o.file.path: o for o in run_lanes(files, Picky(batch=4), known, jobs=1) if o}
+        assert (outcomes["1"].kind, outcomes["1"].stage) == ("vanished", "open")  # it lies nowhere but in the table
+        assert outcomes["1"].reason == "it changed while it was read"
+        assert {outcomes["0"].kind, outcomes["2"].kind} <= {"added", "known"}
 
 
 def test_closing_the_iterator_ends_the_lanes(monkeypatch):

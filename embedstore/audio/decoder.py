@@ -72,6 +72,21 @@ class Decoder:
         if worker:
             worker.end()
 
+    @staticmethod
+    def stamp(path: AnyPath) -> tuple[int, int]:
+        """Give a file's size in bytes and modification time in nanoseconds: other ones tell that it changed.
+
+        Raises
+        ------
+        AudioError
+            It is not there (stage "open").
+        """
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise AudioError(f"cannot be opened: {error.strerror}", stage="open") from error
+        return status.st_size, status.st_mtime_ns
+
     def file_hash(self, path: AnyPath) -> str:
         """Hash a file's bytes: BLAKE2b, 128 bits, hexadecimal.
 

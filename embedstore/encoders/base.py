@@ -46,6 +46,7 @@ __all__ = [
     "recipe_of",
 ]
 
+MOST_SECONDS = 86_400  # of a window
 LayerSpec = str | int | Sequence[int | str] | None
 
 NORMALISED = {  # what is asked -> what EncoderCard.preprocessing says
@@ -264,8 +265,10 @@ def parse_window(window: float | str | None, *, sample_rate: int, default: int |
         seconds = float(window)
     except (TypeError, ValueError):
         seconds = math.nan
-    if not math.isfinite(seconds) or seconds <= 0:
-        raise ParameterError(f"a window is a number of seconds above 0 or 'track'; got {window!r}")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ParameterError(
+            f"a window is a number of seconds above 0 or 'track', and no more than a day; got {window!r}"
+        )
     samples = round(seconds * sample_rate)
     if samples < minimum:
         raise ParameterError(
@@ -304,8 +307,8 @@ def parse_hop(hop: float | str | None, *, sample_rate: int, length: int | None) 
         seconds = float(hop)
     except (TypeError, ValueError):
         seconds = math.nan
-    if not math.isfinite(seconds) or seconds <= 0:
-        raise ParameterError(f"a hop is a number of seconds above 0; got {hop!r}")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ParameterError(f"a hop is a number of seconds above 0 and no more than a day; got {hop!r}")
     samples = round(seconds * sample_rate)
     if not 1 <= samples <= length:
         raise ParameterError(

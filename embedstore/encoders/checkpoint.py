@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -111,8 +112,9 @@ def load_network(config: Any, files: Sequence[Path]) -> Any:
     found = {name: tensor for file in files for name, tensor in _read_tensors(file).items()}
     where = files[0].parent
     with no_network(f"the weights in {where} do not fit its config"):
+        kind = class_of(config)  # first: what it imports makes tensors of its own, which are to be real
         with torch.device("meta"):
-            network = class_of(config)(config)
+            network = kind(config)
         prefix = f"{network.base_model_prefix}."  # in checkpoints that have a head on top
         tensors = {name.removeprefix(prefix): tensor.float() for name, tensor in found.items()}
         missing = network.load_state_dict(tensors, strict=False, assign=True).missing_keys
@@ -157,7 +159,10 @@ def _read_tensors(file: Path) -> dict[str, Any]:
 
     with no_network(f"{file} is damaged or holds more than tensors (pickled code is not run)"):
         safe = file.suffix == ".safetensors"
-        content = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            content = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # its text says how to run the code
+            raise WeightsError("what is in it is not allowed there") from None
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise WeightsError(f"{file} is not a plain table of tensors; convert it with the transformers library first")
     return content

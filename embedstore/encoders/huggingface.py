@@ -241,20 +241,20 @@ class _Hooked:
 
 def _preprocessing(folder: Path | None) -> tuple[int, str]:
     """Read the sample rate in Hz, and what is normalised, as Wav2Vec2FeatureExtractor would."""
-    file = folder / "preprocessor_config.json" if folder else None
-    fields = hub.read_json(file) if file and file.is_file() else {}
+    fields = hub.read_extractor(folder) if folder else {}
     rate, normalise = fields.get("sampling_rate", 16000), fields.get("do_normalize", True)
     if not isinstance(rate, int) or isinstance(rate, bool) or rate < 1 or not isinstance(normalise, bool):
-        raise WeightsError(f"{file} is damaged: sampling_rate {rate!r} (in Hz), do_normalize {normalise!r}")
+        raise WeightsError(
+            f"the feature extractor of {folder} is damaged: sampling_rate {rate!r} (in Hz), do_normalize {normalise!r}"
+        )
     return rate, "window" if normalise else "none"
 
 
 def _standardised(sound: Any) -> Any:
     """Bring a window to zero mean and unit variance, as Wav2Vec2FeatureExtractor does."""
-    import torch
-
-    variance, mean = torch.var_mean(sound, correction=0)
-    return (sound - mean) / torch.sqrt(variance + 1e-7)
+    exact = (sound.cpu() if sound.device.type == "mps" else sound).double()  # mps has no float64
+    centred = exact - exact.mean()  # var_mean is slower, and in float32 the square of a loud sound is infinite
+    return (centred / (centred.square().mean() + 1e-7).sqrt()).to(sound)
 
 
 def _receptive(config: Any) -> int:

@@ -8,6 +8,7 @@ trial in `products_for`, and `Plain`, which always works.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 __all__ = ["OneDNN", "Plain", "Products", "products_for"]
@@ -28,6 +29,12 @@ class Products(Protocol):
 
     def linear(self, x: Any, packed: Any, *, gelu: bool = False, plus: Any | None = None) -> Any:
         """Give ``x @ weight.T + bias``, then GELU or the sum with `plus` (which it may overwrite)."""
+
+    def pack_convolution(self, convolution: Any) -> Any:
+        """Bring a Conv1d of stride 1 into the layout of `convolve`."""
+
+    def convolve(self, x: Any, packed: Any) -> Any:
+        """Convolve along the rows of x (batch, rows, in), to (batch, rows or one more, out)."""
 
     def attend(self, q: Any, k: Any, v: Any, bias: Any | None = None) -> Any:
         """Give softmax(q k' + bias) v, shape (batch, rows, heads, width), for q, k, v (batch, heads, rows, width)."""
@@ -51,6 +58,19 @@ class Plain:
             return y + plus
         return functional.gelu(y) if gelu else y
 
+    def pack_convolution(self, convolution: Any) -> Any:
+        """Bring a convolution into the layout of `convolve`; see `Products`."""
+        weight = convolution.weight.detach()[:, :, None]  # as of an image of one line
+        return weight, convolution.bias, convolution.padding[0], convolution.groups
+
+    def convolve(self, x: Any, packed: Any) -> Any:
+        """Convolve; see `Products`."""
+        from torch.nn import functional
+
+        weight, bias, padding, groups = packed
+        image = x.transpose(1, 2)[:, :, None]  # channels last
+        return functional.conv2d(image, weight, bias, padding=(0, padding), groups=groups)[:, :, 0].transpose(1, 2)
+
     def attend(self, q: Any, k: Any, v: Any, bias: Any | None = None) -> Any:
         """Attend; see `Products`."""
         from torch.nn import functional
@@ -70,7 +90,9 @@ class OneDNN:
         self._reorder = ops._reorder_linear_weight  # noqa: SLF001 - see the top of this file
         self._linear = ops._linear_pointwise.default  # noqa: SLF001
         self._linear_plus = ops._linear_pointwise.binary  # noqa: SLF001
-        self._softmax = torch.softmax
+        self._reorder_convolution = ops._reorder_convolution_weight  # noqa: SLF001
+        self._convolution = ops._convolution_pointwise.default  # noqa: SLF001
+        self._channels_last, self._softmax = torch.channels_last, torch.softmax
 
     def pack(self, weight: Any, bias: Any | None) -> Any:
         """Bring a weight into the layout of `linear`; see `Products`."""
@@ -81,6 +103,17 @@ class OneDNN:
         if plus is not None:
             return self._linear_plus(x, plus, *packed, "add")
         return self._linear(x, *packed, *(_GELU if gelu else _NOTHING))
+
+    def pack_convolution(self, convolution: Any) -> Any:
+        """Bring a convolution into the layout of `convolve`; see `Products`."""
+        weight = convolution.weight.detach()[:, :, None].contiguous(memory_format=self._channels_last)
+        shape = ([0, convolution.padding[0]], [1, 1], [1, 1], convolution.groups)
+        packed = self._reorder_convolution(weight, *shape, [1, convolution.in_channels, 1, _ROWS])
+        return packed, convolution.bias, *shape
+
+    def convolve(self, x: Any, packed: Any) -> Any:
+        """Convolve; see `Products`."""
+        return self._convolution(x.transpose(1, 2)[:, :, None], *packed, *_NOTHING)[:, :, 0].transpose(1, 2)
 
     def attend(self, q: Any, k: Any, v: Any, bias: Any | None = None) -> Any:
         """Attend; see `Products`."""
@@ -114,15 +147,26 @@ def _onednn_works() -> bool:
     mkldnn: Any = torch.backends.mkldnn
     if not (mkldnn.is_available() and mkldnn.enabled):
         return False
-    plain = Plain()
-    x, weight, bias = torch.linspace(-1, 1, 70).view(10, 7), torch.linspace(-1, 1, 35).view(5, 7), torch.ones(5)
-    q = torch.linspace(-1, 1, 24).view(1, 2, 3, 4)
+
+    def numbers(*shape: int) -> Any:
+        return torch.linspace(-1, 1, math.prod(shape), dtype=torch.float32).view(shape)
+
+    def results(way: Products) -> list[Any]:
+        x, weight, q = numbers(10, 7), numbers(5, 7), numbers(1, 2, 3, 4)
+        with torch.random.fork_rng(devices=[]):
+            convolution: Any = torch.nn.Conv1d(7, 7, 3, padding=1, dtype=torch.float32)
+        convolution.weight.copy_(numbers(7, 7, 3))
+        convolution.bias.copy_(numbers(7))
+        return [
+            way.linear(x, way.pack(weight, numbers(5)), gelu=True),
+            way.linear(x, way.pack(weight, None), plus=x[:, :5].clone()),
+            way.convolve(x[None], way.pack_convolution(convolution)),
+            way.attend(q, q, q),
+        ]
+
     try:
-        onednn = OneDNN()
-        pairs = [(one.linear(x, one.pack(weight, bias), gelu=True), one.attend(q, q, q)) for one in (plain, onednn)]
-        pairs += [(one.linear(x, one.pack(weight, None), plus=x[:, :5].clone()), q) for one in (plain, onednn)]
-        return all(
-            torch.allclose(a, b, atol=1e-6) for a, b in zip(pairs[0] + pairs[2], pairs[1] + pairs[3], strict=True)
-        )
+        with torch.inference_mode():
+            found, wanted = results(OneDNN()), results(Plain())
+        return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, wanted, strict=True))
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):  # a PyTorch without them, or with other ones
         return False

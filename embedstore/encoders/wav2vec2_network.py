@@ -74,8 +74,7 @@ class Wav2Vec2Network:
         position = network.encoder.pos_conv_embed
         self._stacked = hasattr(position, "layers")
         self._positions = [
-            (layer.conv.weight.detach()[:, :, None], layer.conv.bias, layer.conv.padding[0], layer.conv.groups)
-            for layer in (position.layers if self._stacked else [position])
+            products.pack_convolution(layer.conv) for layer in (position.layers if self._stacked else [position])
         ]
         self._input_norm = None if self._pre_norm else _norm(network.encoder.layer_norm)
         blocks = network.encoder.layers[: self._layers[-1]]
@@ -124,6 +123,8 @@ class Wav2Vec2Network:
         for kernel, stride in reversed(self._steps):
             span = (span - 1) * stride + kernel
         frames = (sound.shape[1] - span) // hop + 1
+        if self._group_norm:  # it does not hear a constant offset, whose rounding would be heard
+            sound = sound - sound.mean(1, keepdim=True)
         first = self._fold_group_norm(sound) if self._group_norm else None
         tile = _TILE if sound.device.type == "cpu" else frames
         tiles = []
@@ -170,13 +171,11 @@ class Wav2Vec2Network:
         import torch
 
         length = rows.shape[1]
-        for weight, bias, padding, groups in self._positions:
-            image = rows.transpose(1, 2)[:, :, None]  # channels last, as (n, channels, 1, frames)
-            image = torch.nn.functional.conv2d(image, weight, bias, padding=(0, padding), groups=groups)
-            rows = image[:, :, 0, :length].transpose(1, 2)  # an even kernel gives a frame too many
+        for packed in self._positions:
+            rows = self._products.convolve(rows, packed)[:, :length]  # an even kernel gives a frame too many
             if self._stacked:
                 rows = torch.nn.functional.layer_norm(rows, rows.shape[2:])
-            rows = torch.nn.functional.gelu(rows)
+            rows = torch.ops.aten.gelu_(rows)
         return rows
 
     def _run(self, block: _Block, rows: Any, shapes: list[tuple[int, int]], biases: list[Any]) -> Any:

@@ -276,11 +276,11 @@ def test_a_windowing_is_made_of_options(options, expected):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"hop": 0}, "a hop is a number of seconds above 0; got 0"),
-        ({"hop": -1}, "above 0; got -1"),
-        ({"hop": "abc"}, "above 0; got 'abc'"),
-        ({"hop": float("nan")}, "above 0; got nan"),
-        ({"hop": float("inf")}, "above 0; got inf"),
+        ({"hop": 0}, "a hop is a number of seconds above 0 and no more than a day; got 0"),
+        ({"hop": -1}, "above 0 and no more than a day; got -1"),
+        ({"hop": "abc"}, "above 0 and no more than a day; got 'abc'"),
+        ({"hop": float("nan")}, "above 0 and no more than a day; got nan"),
+        ({"hop": float("inf")}, "above 0 and no more than a day; got inf"),
         ({"hop": 1e-9}, "at least one sample and at most a window.*got 1e-09 s, 0 samples at 16000 Hz"),
         ({"hop": 5.1}, "got 5.1 s, 81600 samples at 16000 Hz, with windows of 5 s"),
         ({"window": "track", "hop": 1}, "the window is the whole track, and leaves nothing to hop to; leave out hop 1"),

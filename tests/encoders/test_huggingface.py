@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -206,9 +208,13 @@ def test_windows_are_standardised_as_the_feature_extractor_does(noise, checkpoin
     from embedstore.encoders.huggingface import _standardised
 
     prepare = Wav2Vec2FeatureExtractor(do_normalize=True)
-    for window in (noise(1), np.zeros(500, np.float32), 1e-4 * noise(0.1), 0.9 + 1e-3 * noise(0.1)):
+    for window in (noise(1), np.zeros(500, np.float32), 1e-4 * noise(0.1)):
         expected = prepare(window, sampling_rate=16000).input_values[0]
         np.testing.assert_allclose(_standardised(torch.from_numpy(window)), expected, rtol=1e-5, atol=1e-5)
+    offset = 0.9 + 1e-3 * noise(0.1)  # of which float32 knows the mean too badly
+    exact = offset.astype(np.float64)
+    expected = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-7)
+    np.testing.assert_allclose(_standardised(torch.from_numpy(offset)), expected, rtol=1e-5, atol=1e-5)
     (checkpoint / "preprocessor_config.json").write_text('{"do_normalize": false}')
     plain = load(checkpoint)
     assert plain.card.preprocessing == "none"
@@ -405,7 +411,7 @@ def index_to(shard):
         (rewrite("config.json", model_type="hubert"), "they are of another model|do not fit its config"),
         (
             rewrite("preprocessor_config.json", do_normalize="no"),
-            "preprocessor_config.json is damaged.*do_normalize 'no'",
+            "the feature extractor of .*mine is damaged.*do_normalize 'no'",
         ),
         (rewrite("preprocessor_config.json", sampling_rate=0), "sampling_rate 0"),
         (without("model.safetensors"), "holds no weights; expected model.safetensors or pytorch_model.bin"),
@@ -540,3 +546,41 @@ def test_window_hop_and_normalisation_are_options(saved, noise, oracle):
         assert worst(plain.encode([noise(1)]), oracle(saved("data2vec"), [noise(1)], normalise=False)) <= 1e-5
     with pytest.raises(ParameterError, match="normalised per window, file, none; got 'track'"):
         load(saved("data2vec"), normalise="track")
+
+
+def test_rate_and_normalisation_are_read_where_newer_libraries_put_them(checkpoint):
+    """Version 5 of the transformers library saves a processor as processor_config.json alone."""
+    (checkpoint / "preprocessor_config.json").unlink()
+    inner = {"feature_extractor": {"sampling_rate": 24000, "do_normalize": False}}
+    (checkpoint / "processor_config.json").write_text(json.dumps(inner))
+    card = load(checkpoint).card
+    assert (card.sample_rate, card.preprocessing) == (24000, "none")
+
+
+def test_loading_leaves_torchaudio_whole(checkpoint):
+    """Its constants are real tensors, though the network is first built without any; in a process of its own."""
+    pytest.importorskip("torchaudio")
+    program = (
+        "import sys; from embedstore.encoders import load_encoder;"
+        "load_encoder('huggingface', model=sys.argv[1], device='cpu');"
+        "import torchaudio.compliance.kaldi as kaldi; print(kaldi.EPSILON.device)"
+    )
+    command = [sys.executable, "-c", program, str(checkpoint)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == "cpu"
+
+
+def test_very_loud_sound_is_not_taken_for_silence(checkpoint, noise):
+    """Its square is beyond float32; the level does not matter to a window that is standardised."""
+    encoder = load(checkpoint)
+    loud, usual = encoder.encode([1e25 * noise(1), noise(1)])
+    assert worst([loud], [usual.vectors]) <= 1e-4
+    with np.errstate(over="ignore"):
+        beyond = encoder.encode([np.float32(3e38) * np.sign(noise(1))])[0]
+    assert worst([beyond], [encoder.encode([np.sign(noise(1))])[0].vectors]) <= 1e-4
+
+
+@pytest.mark.parametrize("option", [{"window": 1e308}, {"window": 1e300}, {"window": 5, "hop": 1e308}])
+def test_absurd_lengths_are_refused(saved, option):
+    """Also those that no sample count can hold."""
+    with pytest.raises(ParameterError, match=r"above 0.*and no more than a day"):
+        load(saved("data2vec"), **option)

@@ -43,6 +43,20 @@ def test_attention_is_pytorchs(rows):
 
 
 @needs_onednn
+@pytest.mark.parametrize(("rows", "kernel", "groups"), [(1, 19, 4), (249, 19, 16), (400, 128, 16), (7, 1, 1)])
+def test_convolution_is_pytorchs(rows, kernel, groups):
+    """Odd and even kernels, groups, other lengths than the packed one; each of several windows for itself."""
+    import torch
+
+    with torch.inference_mode():
+        convolution = torch.nn.Conv1d(64, 64, kernel, padding=kernel // 2, groups=groups)
+        x = draw(2, rows, 64)
+        expected = convolution(x.transpose(1, 2)).transpose(1, 2)
+        for way in (OneDNN(), Plain()):
+            np.testing.assert_allclose(way.convolve(x, way.pack_convolution(convolution)), expected, atol=1e-5)
+
+
+@needs_onednn
 def test_a_row_does_not_depend_on_its_company():
     """So that a shorter last tile gives the same bits as a longer one."""
     one, x = OneDNN(), draw(249, 768)
@@ -80,3 +94,15 @@ def test_onednn_can_be_switched_off():
 
     with torch.backends.mkldnn.flags(enabled=False):
         assert products_for("cpu").name == "PyTorch"
+
+
+@needs_onednn
+def test_the_choice_does_not_depend_on_the_users_default_type():
+    """A program that computes in float64 gets the same bits."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert products_for("cpu").name == "oneDNN"
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -134,3 +134,15 @@ def test_half_precision_stays_near(name, precision, least):
     assert means.dtype == torch.float32
     assert not torch.equal(means, exact)
     assert torch.nn.functional.cosine_similarity(means, exact, dim=-1).min() > least
+
+
+def test_a_group_norm_does_not_hear_an_offset():
+    """Faint sound on a large constant, without normalisation: as near to float64 as without the constant."""
+    import torch
+
+    network = network_of(*NETWORKS["wav2vec2-base"])
+    faint = 1e-2 * torch.from_numpy(np.random.default_rng(0).standard_normal(16_000, np.float32))
+    with torch.inference_mode():
+        means, _ = Wav2Vec2Network(network, range(4), Plain())([faint + 8.0])
+    exact, _ = means_of(network.double(), (faint + 8.0).double())
+    assert (means[:, 0] - exact).abs().max() <= 1e-4
