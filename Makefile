@@ -70,6 +70,7 @@ lint: $(INSTALLED)  ## check style, types and who may import whom
 check: test lint test-slow  ## all of the above: what CI runs
 
 bench: $(INSTALLED)  ## measure every claim again and write benchmarks/RESULTS.md
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -e '.[bench]'
 	$(BIN)/python benchmarks/run_all.py
 
 docs: $(INSTALLED)  ## write the command reference in README.md again

@@ -22,6 +22,10 @@ class Timing:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
+    def over(self, other: Timing) -> float:
+        """Give this time as a multiple of another's, round by round, and of that the median."""
+        return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
     def __str__(self) -> str:
         """Median, and the range of all repeats."""
         return f"{show(self.median)} ({show(min(self.seconds))}..{show(max(self.seconds))})"
@@ -36,27 +40,32 @@ def show(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
-def repeat(run: Callable[[], Any], *, times: int = 5, warm: int = 1) -> Timing:
+def repeat(run: Callable[[], Any], *, times: int = 5, warm: int = 1, **how: Any) -> Timing:
     """Time a call after `warm` calls that do not count."""
-    return side_by_side({"": run}, times=times, warm=warm)[""]
+    return side_by_side({"": run}, times=times, warm=warm, **how)[""]
 
 
 def side_by_side(
-    runs: dict[str, Callable[[], Any]], *, times: int = 5, warm: int = 1, before: Callable[[], Any] | None = None
-) -> dict[str, Timing]:
+    runs: dict[Any, Callable[[], Any]],
+    *,
+    times: int = 5,
+    warm: int = 1,
+    before: Callable[[], Any] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Any, Timing]:
     """Time several calls in turn, round by round, so that a noisy moment of the machine meets them all.
 
     `before` is called before each of them and not timed.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Any, list[float]] = {name: [] for name in runs}
     for turn in range(warm + times):
         for name, run in runs.items():
             if before is not None:
                 before()
-            began = time.perf_counter()
+            began = clock()
             run()
             if turn >= warm:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
 
 
@@ -81,6 +90,18 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def verdict(target: str, measured: float, *, at_least: float | None = None, at_most: float | None = None) -> list[str]:
+    """Make a row of `VERDICTS`: a target, what was measured, and whether it is reached."""
+    if at_least is not None:
+        bound, reached = f">= {at_least:g}", measured >= at_least
+    else:
+        bound, reached = f"<= {at_most:g}", measured <= at_most
+    return [target, bound, f"{measured:.3g}", "yes" if reached else "NO"]
+
+
+VERDICTS = ("target", "", "measured", "reached")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ class Estimate:
     bytes : int
         That the new rows will take.
     seconds_wall : float
-        From the speed of decoding those files and of the encoder on noise, measured now.
+        Loading, and the speed of decoding those files and of the encoder on noise, measured now.
     encoder : str
     """
 
@@ -87,14 +88,18 @@ def estimate(
         keep_windows=keep_windows,
     )
     devices = name_devices(options.device)
+    began = time.perf_counter()
     network = replace(options, device=devices[0]).load(plan.store.card.options if plan.store is not None else None)
     if plan.store is not None:
         plan.store.check_recipe(recipe_of(network, keep_windows=plan.keep_windows))
-    seconds, decoding = _seconds_of(plan.todo, network.card.sample_rate, timeout)
+    loading = time.perf_counter() - began
+    seconds, longest, decoding = _seconds_of(plan.todo, network.card.sample_rate, timeout)
     windows = _count_windows(network, seconds, len(plan.todo)) if plan.keep_windows else 0
     lanes, decoders = lanes_for(network, jobs)
     files = max(1, min(lanes * decoders, len(plan.todo)))  # at a time
     networks = min(files, lanes if lanes > 1 else len(devices))
+    cost = _cost(network)
+    working = max(seconds * (cost / networks + decoding / files), longest * cost)  # one file is never shared by lanes
     return Estimate(
         found=len(plan.files),
         todo=len(plan.todo),
@@ -102,29 +107,35 @@ def estimate(
         failed=plan.failed,
         seconds_audio=seconds,
         bytes=2 * sum(layer.dim for layer in network.card.layers) * (len(plan.todo) + windows),
-        seconds_wall=seconds * (_cost(network) / networks + decoding / files),
+        seconds_wall=loading + working,
         encoder=network.card.name,
     )
 
 
-def _seconds_of(files: Sequence[AudioFile], sample_rate: int, timeout: float, sample: int = 8) -> tuple[float, float]:
-    """Estimate the sound in files, from seconds per byte of a few files of each suffix; and the seconds to decode one."""
+def _seconds_of(
+    files: Sequence[AudioFile], sample_rate: int, timeout: float, sample: int = 8
+) -> tuple[float, float, float]:
+    """Estimate the sound in files, that in the longest, from a few of each suffix; and the seconds to decode one."""
     by_suffix: dict[str, list[AudioFile]] = {}
     for file in files:
         by_suffix.setdefault(Path(file.path).suffix.lower(), []).append(file)
-    total = all_heard = took = 0.0
+    total = longest = all_heard = took = 0.0
     with Decoder(sample_rate, timeout=timeout) as decoder:
         for group in by_suffix.values():
             heard, read = 0.0, 0
             for file in group[:: max(1, len(group) // sample)][:sample]:
                 began = time.perf_counter()
                 with suppress(AudioError):
+                    decoder.file_hash(file.full_path)
                     heard += decoder.inspect(file.full_path).seconds
                     read += file.size
+                    deque(decoder.blocks(file.full_path), maxlen=0)
                     took += time.perf_counter() - began
             all_heard += heard
-            total += heard / max(1, read) * sum(file.size for file in group)
-    return total, took / max(1.0, all_heard)
+            density = heard / max(1, read)
+            total += density * sum(file.size for file in group)
+            longest = max(longest, density * max(file.size for file in group))
+    return total, longest, took / max(1.0, all_heard)
 
 
 def _count_windows(network: Encoder, seconds: float, tracks: int) -> int:

@@ -2,7 +2,7 @@
 
 What it does otherwise (Baevski et al. 2020, arXiv:2006.11477, figure 1 from bottom to top)::
 
-    sound     tiles of 48 frames go through all convolutions while they are in the cache; neighbours share a few samples
+    sound     tiles of 50 frames go through all convolutions while they are in the cache; neighbours share a few samples
     conv      frames x channels: a convolution is one matrix product with a strided view of its input
     position  grouped convolution, channels last
     blocks    one product for query, key and value; GELU and residual sums inside the products
@@ -24,7 +24,7 @@ from embedstore.encoders.products import Products
 __all__ = ["Wav2Vec2Network", "not_covered"]
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
-_TILE = 48  # frames: 9 MB in the widest place, below what malloc asks the kernel for anew each time
+_TILE = 50  # frames, one second: 10 MB in the widest place, below what malloc asks the kernel for anew each time
 
 
 def not_covered(config: Any) -> str:
