@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import EncoderError, MissingDependencyError, ParameterError, UnknownNameError
+from embedstore.errors import EncoderError, MissingDependencyError, ParameterError, UnknownNameError, WeightsError
 from embedstore.types import (
     MOST_WINDOW_BYTES,
     EncoderCard,
@@ -34,6 +34,7 @@ __all__ = [
     "Encoder",
     "LayerSpec",
     "MeanPool",
+    "check_preparation",
     "check_windows",
     "default_layer",
     "import_torchaudio",
@@ -46,6 +47,7 @@ __all__ = [
     "recipe_of",
 ]
 
+RATES = range(1000, 768_001)  # Hz; what can be decoded to
 MOST_SECONDS = 86_400  # of a window
 LayerSpec = str | int | Sequence[int | str] | None
 
@@ -220,6 +222,22 @@ def _listed(layers: Sequence[Layer]) -> str:
     plain = all(layer.name == f"layer {layer.number}" for layer in layers)
     names = ", ".join(f"{layer.number}" if plain else f"{layer.number} ({layer.name})" for layer in layers)
     return f"the layers are {names}; ranges such as 0-{layers[-1].number} and 'all' work too"
+
+
+def check_preparation(sample_rate: Any, standardise: Any, where: str) -> int:
+    """Check what a checkpoint says of its sound, the rate in Hz and whether windows are standardised; give the rate.
+
+    Raises
+    ------
+    WeightsError
+        No rate of sound, or neither yes nor no.
+    """
+    if type(sample_rate) is not int or sample_rate not in RATES or not isinstance(standardise, bool):
+        raise WeightsError(
+            f"the feature extractor of {where} is damaged: sampling_rate {sample_rate!r} (in Hz, {RATES[0]:,}.."
+            f"{RATES[-1]:,}), do_normalize {standardise!r}"
+        )
+    return sample_rate
 
 
 def default_layer(layers: Sequence[Layer], preferred: int) -> int:

@@ -26,6 +26,7 @@ from embedstore.encoders.base import (
     NORMALISED,
     Encoder,
     LayerSpec,
+    check_preparation,
     check_windows,
     default_layer,
     make_windowing,
@@ -122,7 +123,12 @@ class HiddenStates:
         self._precision = check_precision(precision, self.device)
         folder, title = hub.find_checkpoint(model, weights=seed is None, code=trust_remote_code)
         found = find_architecture(folder, title, trusted=trust_remote_code)
-        self._extractor, rate = found.extractor, _rate(found.extractor, title)
+        self._extractor, rate = (
+            found.extractor,
+            check_preparation(
+                getattr(found.extractor, "sampling_rate", None), getattr(found.extractor, "do_normalize", True), title
+            ),
+        )
         preparation = self._prepare_as(normalise)
         self._full = _full_length(found.extractor)
         self.windowing = make_windowing(
@@ -269,15 +275,6 @@ class HiddenStates:
 
 class _Enough(Exception):  # noqa: N818 - not an error
     """Every wanted layer was heard."""
-
-
-def _rate(extractor: Any, title: str) -> int:
-    rate, normalise = getattr(extractor, "sampling_rate", None), getattr(extractor, "do_normalize", True)
-    if not isinstance(rate, int) or isinstance(rate, bool) or rate < _SHORTEST or not isinstance(normalise, bool):
-        raise WeightsError(
-            f"the feature extractor of {title} is damaged: sampling_rate {rate!r} (in Hz), do_normalize {normalise!r}"
-        )
-    return rate
 
 
 def _full_length(extractor: Any) -> int | None:

@@ -21,6 +21,7 @@ from embedstore.encoders import checkpoint, hub
 from embedstore.encoders.base import (
     NORMALISED,
     LayerSpec,
+    check_preparation,
     check_windows,
     default_layer,
     make_windowing,
@@ -242,11 +243,8 @@ class _Hooked:
 def _preprocessing(folder: Path | None) -> tuple[int, str]:
     """Read the sample rate in Hz, and what is normalised, as Wav2Vec2FeatureExtractor would."""
     fields = hub.read_extractor(folder) if folder else {}
-    rate, normalise = fields.get("sampling_rate", 16000), fields.get("do_normalize", True)
-    if not isinstance(rate, int) or isinstance(rate, bool) or rate < 1 or not isinstance(normalise, bool):
-        raise WeightsError(
-            f"the feature extractor of {folder} is damaged: sampling_rate {rate!r} (in Hz), do_normalize {normalise!r}"
-        )
+    normalise = fields.get("do_normalize", True)
+    rate = check_preparation(fields.get("sampling_rate", 16000), normalise, str(folder))
     return rate, "window" if normalise else "none"
 
 

@@ -61,7 +61,7 @@ class Runner:
         while todo:
             part = todo[: self._fitting([len(windows[place]) for place in todo])]
             try:
-                heard = self._hear([windows[place] for place in part])
+                heard: list[LayerEmbeddings] | None = self._hear([windows[place] for place in part])
             except RuntimeError as error:  # torch.OutOfMemoryError is one, and what mps raises
                 if "out of memory" not in str(error):  # a CPU's words are others, and no smaller batch would help it
                     raise
@@ -70,6 +70,8 @@ class Runner:
                         f"a window of {len(windows[part[0]]):,} samples does not fit the memory of {self._device}; "
                         "shorter ones do: --window SECONDS"
                     ) from error
+                heard = None
+            if heard is None:  # not above: there, the traceback still holds what the failed batch took
                 self._samples = sum(len(windows[place]) for place in part) // 2
                 self._forget()
                 continue

@@ -399,6 +399,7 @@ def without_tensor(folder):
         (rewrite("config.json", num_hidden_layers=0), "no list of as many blocks"),
         (rewrite("config.json", max_length=512), "do not fit its config"),
         (rewrite("preprocessor_config.json", max_length=512), "mine cannot hear a window of noise"),
+        (rewrite("preprocessor_config.json", sampling_rate=10**9), "sampling_rate 1000000000|describes no network"),
         (rewrite("preprocessor_config.json", sampling_rate=0), "sampling_rate 0|describes no network"),
         (rewrite("preprocessor_config.json", do_normalize="no"), "do_normalize 'no'"),
         (rewrite("preprocessor_config.json", feature_extractor_type="AutoModel"), "is a model of type"),

@@ -413,6 +413,7 @@ def index_to(shard):
             rewrite("preprocessor_config.json", do_normalize="no"),
             "the feature extractor of .*mine is damaged.*do_normalize 'no'",
         ),
+        (rewrite("preprocessor_config.json", sampling_rate=10**9), "sampling_rate 1000000000|describes no network"),
         (rewrite("preprocessor_config.json", sampling_rate=0), "sampling_rate 0"),
         (without("model.safetensors"), "holds no weights; expected model.safetensors or pytorch_model.bin"),
         (truncate, "model.safetensors is damaged"),
