@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pytest
 import soundfile
+
+# a suite in the background has these ignored, and so would have the programs that it interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 FORMATS = {
     ".opus": {"format": "OGG", "subtype": "OPUS"},
