@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from embedstore.encoders.base import one_thread
 from probes.base import Matrix
 from probes.splits import hold_out
 
@@ -88,7 +88,7 @@ class MLPProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
             raise ValueError(f"a classifier needs at least 2 classes; got one class: {self.classes_[0]!r}")
         held = torch.from_numpy(hold_out(codes, np.arange(len(y)) if groups is None else groups, self.random_state))
         rows, targets = torch.from_numpy(X), torch.from_numpy(codes)
-        with _one_thread():
+        with one_thread():  # the sweep's processes share the cores
             self.network_, self.n_iter_ = self._train(rows, targets, held, self.max_epochs)
             if self.refit and held.any():
                 self.network_, _ = self._train(rows, targets, torch.zeros_like(held), self.n_iter_)
@@ -98,7 +98,7 @@ class MLPProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         """Probabilities, shape (n_eval, n_classes)."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float32)  # noqa: N806
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), one_thread():
             return np.asarray(self.network_(torch.from_numpy(X)).double().softmax(1).numpy())
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
@@ -156,14 +156,3 @@ def _validate(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> tup
         logits = network(x)
         errors = (logits.argmax(1) != y).double().mean()
         return errors.item(), torch.nn.functional.cross_entropy(logits, y).item()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: the sweep's processes share the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
