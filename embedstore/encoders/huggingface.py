@@ -31,7 +31,7 @@ from embedstore.encoders.base import (
 )
 from embedstore.encoders.products import products_for
 from embedstore.encoders.runner import Runner, check_precision, inference
-from embedstore.encoders.wav2vec2_network import Wav2Vec2Network, not_covered
+from embedstore.encoders.wav2vec2_network import Wav2Vec2Network, not_covered, receptive_field
 from embedstore.errors import ParameterError, WeightsError
 from embedstore.types import EncoderCard, Floats, Layer, LayerEmbeddings
 
@@ -119,7 +119,13 @@ class HuggingFace:
         normalise = normalise or stated
         precision = check_precision(precision, self.device)
         self.windowing = make_windowing(
-            window, hop, sample_rate=rate, default=5 * rate, minimum=_receptive(config), tail=rate, normalise=normalise
+            window,
+            hop,
+            sample_rate=rate,
+            default=5 * rate,
+            minimum=receptive_field(config),
+            tail=rate,
+            normalise=normalise,
         )
         every = [Layer(n, f"layer {n}", config.hidden_size) for n in range(config.num_hidden_layers + 1)]
         wanted = parse_layers(layers, every)
@@ -253,11 +259,3 @@ def _standardised(sound: Any) -> Any:
     exact = (sound.cpu() if sound.device.type == "mps" else sound).double()  # mps has no float64
     centred = exact - exact.mean()  # var_mean is slower, and in float32 the square of a loud sound is infinite
     return (centred / (centred.square().mean() + 1e-7).sqrt()).to(sound)
-
-
-def _receptive(config: Any) -> int:
-    """Count the samples behind one frame."""
-    samples = 1
-    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-        samples = (samples - 1) * stride + kernel
-    return samples

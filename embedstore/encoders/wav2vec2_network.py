@@ -21,7 +21,7 @@ from typing import Any
 
 from embedstore.encoders.products import Products
 
-__all__ = ["Wav2Vec2Network", "not_covered"]
+__all__ = ["Wav2Vec2Network", "not_covered", "receptive_field"]
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 _TILE = 50  # frames, one second: 10 MB in the widest place, below what malloc asks the kernel for anew each time
@@ -37,6 +37,14 @@ def not_covered(config: Any) -> str:
         if getattr(config, name, None):
             return name
     return ""
+
+
+def receptive_field(config: Any) -> int:
+    """Count the samples behind one frame."""
+    samples = 1
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
 
 
 class Wav2Vec2Network:
@@ -58,6 +66,7 @@ class Wav2Vec2Network:
         self._heads = config.num_attention_heads
         self._pre_norm = getattr(config, "do_stable_layer_norm", False)
         self._steps = list(zip(config.conv_kernel, config.conv_stride, strict=True))
+        self._hop, self._span = math.prod(config.conv_stride), receptive_field(config)
         convolutions = network.feature_extractor.conv_layers
         first = convolutions[0]
         self._group_norm: Any = first if getattr(config, "feat_extract_norm", "layer") == "group" else None
@@ -118,10 +127,7 @@ class Wav2Vec2Network:
     def _features(self, sound: Any) -> Any:
         import torch
 
-        hop = math.prod(stride for _, stride in self._steps)
-        span = 1  # samples behind one frame
-        for kernel, stride in reversed(self._steps):
-            span = (span - 1) * stride + kernel
+        hop, span = self._hop, self._span
         frames = (sound.shape[1] - span) // hop + 1
         if self._group_norm:  # it does not hear a constant offset, whose rounding would be heard
             sound = sound - sound.mean(1, keepdim=True)
