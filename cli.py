@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
-from embedstore import __version__
+from embedstore import __version__, display
 from embedstore.errors import EmbedstoreError
+from embedstore.terminal import printable, say, show_json
 
 STORE = click.option(
     "--store",
@@ -63,7 +64,7 @@ class _Group(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no crash
-        warnings.formatwarning = lambda message, *_where, **_more: f"note: {_one_line(str(message))}\n"
+        warnings.formatwarning = lambda message, *_where, **_more: f"note: {printable(message)}\n"
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -74,10 +75,8 @@ class _Group(click.Group):
             self._give_up(ctx, str(error) or "out of memory")
 
     def _give_up(self, ctx: click.Context, why: str) -> None:
-        click.echo(f"embedstore: {_one_line(why)}", err=True)
+        say(f"embedstore: {why}", err=True)
         if "stdout" in ctx.meta:
-            from embedstore.terminal import show_json
-
             with suppress(OSError):  # stdout may be what failed
                 show_json({"error": why})
         ctx.exit(1)
@@ -194,11 +193,11 @@ def build(
             signal.signal(polite, signal.default_int_handler)  # commits what is finished, as Ctrl-C does
     arguments = _build_arguments(**options)
     if dry_run:
-        _show(estimate(audio_dir, store, **arguments).to_dict(), as_json, _print_estimate)
+        _show(estimate(audio_dir, store, **arguments).to_dict(), as_json, display.show_estimate)
         return
     with terminal.progress_bar("encoding", quiet=as_json) as tell:
         report = pipeline.build(audio_dir, store, profile=profile, progress=_Follow(tell), **arguments)
-    _show(report.to_dict(), as_json, _print_build)
+    _show(report.to_dict(), as_json, display.show_build)
     ctx.exit(1 if report.interrupted or not report.usable or (strict and report.failed) else 0)
 
 
@@ -210,7 +209,7 @@ def info(store: str, as_json: bool) -> None:
     from embedstore import EmbeddingStore
     from embedstore.summary import summarize
 
-    _show(summarize(EmbeddingStore.open(store)), as_json, _print_info)
+    _show(summarize(EmbeddingStore.open(store)), as_json, display.show_info)
 
 
 @main.command()
@@ -224,7 +223,7 @@ def failures(store: str, warnings: bool, as_json: bool) -> None:
     from embedstore.summary import list_failures, list_warnings
 
     rows = list_warnings(_open(store)) if warnings else list_failures(_open(store))
-    _show(rows, as_json, _print_failures)
+    _show(rows, as_json, display.show_failures)
 
 
 @main.command()
@@ -236,7 +235,7 @@ def verify(ctx: click.Context, /, store: str, as_json: bool) -> None:
     from embedstore import EmbeddingStore
 
     report = EmbeddingStore.open(store).verify()
-    _show(asdict(report), as_json, _print_verify)
+    _show(asdict(report), as_json, display.show_verify)
     ctx.exit(0 if report.ok else 1)
 
 
@@ -251,7 +250,7 @@ def index(store: str, layer: str | None, kind: str, seed: int, as_json: bool) ->
     from embedstore import build_index
 
     report = build_index(_open(store), layer, kind=kind, seed=seed)
-    _show(report.to_dict(), as_json, _print_index)
+    _show(report.to_dict(), as_json, display.show_index)
 
 
 @main.command()
@@ -272,7 +271,7 @@ def search(query: str | None, store: str, as_json: bool, **options: Any) -> None
         raise click.UsageError("give a QUERY or --genre NAME (one of the two)")
     opened = _open(store)
     result = nearest(opened, query, **options).to_dict()
-    _show({**result, "notes": [*opened.problems, *result["notes"]]}, as_json, lambda _: _print_search(result))
+    _show({**result, "notes": [*opened.problems, *result["notes"]]}, as_json, lambda _: display.show_search(result))
 
 
 @main.command()
@@ -325,7 +324,7 @@ def plugins(as_json: bool) -> None:
     """List the registered encoders, indices, probes and label readers."""
     from embedstore.doctor import plugins as registered
 
-    _show(registered(), as_json, _print_plugins)
+    _show(registered(), as_json, display.show_plugins)
 
 
 @main.command()
@@ -336,13 +335,11 @@ def doctor(ctx: click.Context, /, as_json: bool) -> None:
     from embedstore.doctor import diagnose
 
     findings = diagnose()
-    _show(findings, as_json, _print_doctor)
+    _show(findings, as_json, display.show_doctor)
     ctx.exit(0 if findings["ok"] else 1)
 
 
-# ---------------------------------------------------------------------------------------- arguments and printing
-
-MENDING = "what is damaged is left out; `embedstore build` encodes its tracks again, then delete the damaged files"
+# ---------------------------------------------------------------------------------------- arguments and results
 
 
 def _build_arguments(**options: Any) -> dict[str, Any]:
@@ -379,187 +376,17 @@ def _open(store: str) -> Any:
 
     opened = EmbeddingStore.open(store)
     for problem in opened.problems:
-        click.echo("note: " + _one_line(problem), err=True)
+        say(f"note: {problem}", err=True)
     if opened.problems:
-        click.echo(f"note: {MENDING}", err=True)
+        say(f"note: {display.MENDING}", err=True)
     return opened
 
 
 def _show(document: Any, as_json: bool, pretty: Any) -> None:
-    from embedstore import terminal
-
     if as_json:
-        terminal.show_json(document, click.get_current_context().meta["stdout"])
+        show_json(document, click.get_current_context().meta["stdout"])
     else:
         pretty(document)
-
-
-def _echo(text: str) -> None:
-    from embedstore.terminal import printable
-
-    click.echo("\n".join(printable(line) for line in text.split("\n")))
-
-
-def _print_build(report: dict[str, Any]) -> None:
-    from embedstore.terminal import below_here, hms
-
-    for note in report["notes"]:
-        click.echo("note: " + _one_line(note), err=True)
-    took = f"{hms(report['seconds_audio'])} of sound in {hms(report['seconds_wall'])}"
-    if report["seconds_audio"]:
-        took += f" ({report['seconds_audio'] / report['seconds_wall']:.1f} x real time)"
-    _echo(
-        f"{report['found']} files: {report['added']} added, {report['known']} known sound, {report['skipped']} unchanged, "
-        f"{report['failed']} failed; {took}\n{below_here(report['store'])} now holds {report['tracks']} tracks"
-        + (f"; {report['relabelled']} have other labels than before" if report["relabelled"] else "")
-    )
-    if report["added"]:
-        stages = dict(report["stages"])
-        outside = stages.pop("share_outside_encoder")
-        spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items())
-        _echo(f"seconds: {spent}; {100 * outside:.1f} % of the lanes' time outside the encoder")
-    if report["vanished"]:
-        click.echo(f"{report['vanished']} files were gone when their turn came", err=True)
-    if report["failed"]:
-        click.echo("see: embedstore failures", err=True)
-    if report["interrupted"]:
-        click.echo("interrupted: what was finished is stored; the same command goes on from here", err=True)
-
-
-def _print_estimate(plan: dict[str, Any]) -> None:
-    from embedstore.terminal import hms, size
-
-    _echo(
-        f"{plan['found']} files: {plan['todo']} to encode, {plan['skipped']} unchanged, {plan['failed']} known to fail\n"
-        f"about {hms(plan['seconds_audio'])} of sound, {hms(plan['seconds_wall'])} with {plan['encoder']}, {size(plan['bytes'])} of store"
-    )
-
-
-def _print_info(summary: dict[str, Any]) -> None:
-    from embedstore.terminal import below_here, counts, hms, show_table, size
-
-    card = summary["encoder"]
-    dims = summary["dim"]
-    rows = [
-        ("tracks", f"{summary['tracks']} ({summary['files']} files, {hms(summary['seconds'])} of sound)"),
-        ("failures", summary["failures"]),
-        ("genres", counts(summary["genres"]) or "none"),
-        (
-            "artists",
-            f"{len(summary['artists'])}" + (f"; most: {counts(summary['artists'], 5)}" if summary["artists"] else ""),
-        ),
-        ("encoder", f"{card['name']}, {card['model']}"),
-        ("licence", card["licence"]),
-        ("paper", card["paper"]),
-        ("weights", f"sha256 {card['weights_sha256'][:16]}…" if card["weights_sha256"] else "none"),
-        ("layers", ", ".join(summary["layer_names"])),
-        ("ran by", card["path"]),
-        ("windows", "not kept" if summary["windows"] is None else f"{summary['windows']} kept"),
-        (
-            "width",
-            f"{dims} {summary['dtype']}"
-            if isinstance(dims, int)
-            else f"{', '.join(map(str, dims))} {summary['dtype']}",
-        ),
-        ("recipe", summary["fingerprint"][:16]),
-        ("size", size(summary["bytes"])),
-    ]
-    rows += [("index", _index_line(one)) for one in summary["indices"]]
-    rows += (
-        [("warnings", f"{summary['warnings']} tracks: embedstore failures --warnings")] if summary["warnings"] else []
-    )
-    rows += [("problem", problem) for problem in summary["problems"]]
-    show_table(("", ""), rows, title=below_here(summary["path"]))
-
-
-def _index_line(index: dict[str, Any]) -> str:
-    from embedstore.terminal import size
-
-    if "problem" in index:
-        return f"{index['name']}: {index['problem']}"
-    return (
-        f"layer {index['layer']}, {index['kind']}: covers {index['covers']} of {index['of']} tracks, "
-        f"recall@10 {index['recall_at_10']:.3f}, {index['latency_ms']:.2f} ms a query, {size(index['bytes'])}"
-    )
-
-
-def _print_failures(rows: list[dict[str, str]]) -> None:
-    from embedstore.terminal import below_here, show_table
-
-    if rows:
-        show_table(
-            ("stage", "path", "reason"), [(row["stage"], below_here(row["path"]), row["reason"]) for row in rows]
-        )
-    else:
-        click.echo("none")
-
-
-def _print_verify(report: dict[str, Any]) -> None:
-    for problem in report["problems"]:
-        click.echo(_one_line(problem), err=True)
-    if report["problems"]:
-        click.echo(MENDING, err=True)
-    verdict = "all is well" if report["ok"] else f"{len(report['problems'])} problems"
-    click.echo(f"{report['shards']} shards, {report['rows']} rows: {verdict}")
-
-
-def _print_index(report: dict[str, Any]) -> None:
-    from embedstore.terminal import size
-
-    _echo(
-        f"{report['kind']} index of layer {report['layer']}: {report['rows']} rows, recall@10 {report['recall_at_10']:.3f} "
-        f"against exact search, {report['latency_ms']:.2f} ms a query, {size(report['bytes'])}, built in {report['seconds']:.1f} s"
-    )
-
-
-def _print_search(result: dict[str, Any]) -> None:
-    from embedstore.terminal import below_here, show_table
-
-    for note in result.get("notes", []):
-        click.echo("note: " + _one_line(note), err=True)
-    rows = [
-        (
-            hit["rank"],
-            f"{hit['score']:.4f}",
-            hit["genre"] or "",
-            hit["artist"] or "",
-            hit["title"] or "",
-            below_here(hit["path"]),
-        )
-        for hit in result["results"]
-    ]
-    title = f"nearest to {result['query']}, layer {result['layer']} (cosine similarity)"
-    show_table(("rank>", "score>", "genre", "artist", "title", "path"), rows, title=title)
-
-
-def _print_plugins(rooms: dict[str, dict[str, str]]) -> None:
-    from embedstore.terminal import show_table
-
-    show_table(
-        ("room", "name", "code"), [(room, name, code) for room, names in rooms.items() for name, code in names.items()]
-    )
-
-
-def _print_doctor(findings: dict[str, Any]) -> None:
-    from embedstore.terminal import show_table
-
-    rows = [(name, number or "missing") for name, number in findings["versions"].items()]
-    rows += [(f"path of {name}", path) for name, path in findings["paths"].items()]
-    rows += [(f"owner of {name}", ", ".join(owners) or "?") for name, owners in findings["owners"].items()]
-    rows += [("devices", ", ".join(findings["devices"])), ("cores", findings["cores"])]
-    rows += [("fast path", f"matrix products of {findings['products'] or 'nobody'} on the CPU")]
-    rows += [("ffmpeg", findings["ffmpeg"]["missing"] or "usable through torchcodec")]
-    rows += [(f"plug-ins: {room}", ", ".join(names)) for room, names in findings["plugins"].items()]
-    show_table(("", ""), rows)
-    for problem in findings["problems"]:
-        click.echo("problem: " + _one_line(problem), err=True)
-    click.echo("all is well" if findings["ok"] else "see the problems above", err=not findings["ok"])
-
-
-def _one_line(text: str) -> str:
-    from embedstore.terminal import printable
-
-    return printable(text)
 
 
 if __name__ == "__main__":

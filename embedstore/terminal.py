@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["below_here", "console", "counts", "hms", "printable", "progress_bar", "show_json", "show_table", "size"]
+__all__ = [
+    "below_here",
+    "console",
+    "counts",
+    "hms",
+    "printable",
+    "progress_bar",
+    "say",
+    "show_json",
+    "show_table",
+    "size",
+]
 
 LOG_EVERY = 60.0  # seconds between progress lines when the output is no terminal
 
@@ -31,6 +42,11 @@ def printable(text: object) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in str(text)
     )
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines on stdout or stderr; a line break inside one of them is made visible, as all control characters are."""
+    print("\n".join(map(printable, lines)), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def below_here(path: str) -> str:

@@ -1,0 +1,170 @@
+"""How each command's result reads on a terminal; computes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embedstore.terminal import below_here, counts, hms, say, show_table, size
+
+__all__ = [
+    "MENDING",
+    "show_build",
+    "show_doctor",
+    "show_estimate",
+    "show_failures",
+    "show_index",
+    "show_info",
+    "show_plugins",
+    "show_search",
+    "show_verify",
+]
+
+MENDING = "what is damaged is left out; `embedstore build` encodes its tracks again, then delete the damaged files"
+
+
+def show_build(report: dict[str, Any]) -> None:
+    """Say what a build did."""
+    for note in report["notes"]:
+        say("note: " + note, err=True)
+    took = f"{hms(report['seconds_audio'])} of sound in {hms(report['seconds_wall'])}"
+    if report["seconds_audio"]:
+        took += f" ({report['seconds_audio'] / report['seconds_wall']:.1f} x real time)"
+    say(
+        f"{report['found']} files: {report['added']} added, {report['known']} known sound, {report['skipped']} unchanged, "
+        f"{report['failed']} failed; {took}",
+        f"{below_here(report['store'])} now holds {report['tracks']} tracks"
+        + (f"; {report['relabelled']} have other labels than before" if report["relabelled"] else ""),
+    )
+    if report["added"]:
+        stages = dict(report["stages"])
+        outside = stages.pop("share_outside_encoder")
+        spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items())
+        say(f"seconds: {spent}; {100 * outside:.1f} % of the lanes' time outside the encoder")
+    if report["vanished"]:
+        say(f"{report['vanished']} files were gone when their turn came", err=True)
+    if report["failed"]:
+        say("see: embedstore failures", err=True)
+    if report["interrupted"]:
+        say("interrupted: what was finished is stored; the same command goes on from here", err=True)
+
+
+def show_estimate(plan: dict[str, Any]) -> None:
+    """Say what a build would do."""
+    say(
+        f"{plan['found']} files: {plan['todo']} to encode, {plan['skipped']} unchanged, {plan['failed']} known to fail",
+        f"about {hms(plan['seconds_audio'])} of sound, {hms(plan['seconds_wall'])} with {plan['encoder']}, {size(plan['bytes'])} of store",
+    )
+
+
+def show_info(summary: dict[str, Any]) -> None:
+    """Show what a store holds."""
+    card = summary["encoder"]
+    dims = summary["dim"]
+    rows = [
+        ("tracks", f"{summary['tracks']} ({summary['files']} files, {hms(summary['seconds'])} of sound)"),
+        ("failures", summary["failures"]),
+        ("genres", counts(summary["genres"]) or "none"),
+        (
+            "artists",
+            f"{len(summary['artists'])}" + (f"; most: {counts(summary['artists'], 5)}" if summary["artists"] else ""),
+        ),
+        ("encoder", f"{card['name']}, {card['model']}"),
+        ("licence", card["licence"]),
+        ("paper", card["paper"]),
+        ("weights", f"sha256 {card['weights_sha256'][:16]}…" if card["weights_sha256"] else "none"),
+        ("layers", ", ".join(summary["layer_names"])),
+        ("ran by", card["path"]),
+        ("windows", "not kept" if summary["windows"] is None else f"{summary['windows']} kept"),
+        (
+            "width",
+            f"{dims} {summary['dtype']}"
+            if isinstance(dims, int)
+            else f"{', '.join(map(str, dims))} {summary['dtype']}",
+        ),
+        ("recipe", summary["fingerprint"][:16]),
+        ("size", size(summary["bytes"])),
+    ]
+    rows += [("index", _index_line(one)) for one in summary["indices"]]
+    rows += (
+        [("warnings", f"{summary['warnings']} tracks: embedstore failures --warnings")] if summary["warnings"] else []
+    )
+    rows += [("problem", problem) for problem in summary["problems"]]
+    show_table(("", ""), rows, title=below_here(summary["path"]))
+
+
+def _index_line(index: dict[str, Any]) -> str:
+    if "problem" in index:
+        return f"{index['name']}: {index['problem']}"
+    return (
+        f"layer {index['layer']}, {index['kind']}: covers {index['covers']} of {index['of']} tracks, "
+        f"recall@10 {index['recall_at_10']:.3f}, {index['latency_ms']:.2f} ms a query, {size(index['bytes'])}"
+    )
+
+
+def show_failures(rows: list[dict[str, str]]) -> None:
+    """List files and what is wrong with them."""
+    if rows:
+        show_table(
+            ("stage", "path", "reason"), [(row["stage"], below_here(row["path"]), row["reason"]) for row in rows]
+        )
+    else:
+        say("none")
+
+
+def show_verify(report: dict[str, Any]) -> None:
+    """Say what is wrong with a store."""
+    for problem in report["problems"]:
+        say(problem, err=True)
+    if report["problems"]:
+        say(MENDING, err=True)
+    verdict = "all is well" if report["ok"] else f"{len(report['problems'])} problems"
+    say(f"{report['shards']} shards, {report['rows']} rows: {verdict}")
+
+
+def show_index(report: dict[str, Any]) -> None:
+    """Say how good an index is."""
+    say(
+        f"{report['kind']} index of layer {report['layer']}: {report['rows']} rows, recall@10 {report['recall_at_10']:.3f} "
+        f"against exact search, {report['latency_ms']:.2f} ms a query, {size(report['bytes'])}, built in {report['seconds']:.1f} s"
+    )
+
+
+def show_search(result: dict[str, Any]) -> None:
+    """List what was found."""
+    for note in result.get("notes", []):
+        say("note: " + note, err=True)
+    rows = [
+        (
+            hit["rank"],
+            f"{hit['score']:.4f}",
+            hit["genre"] or "",
+            hit["artist"] or "",
+            hit["title"] or "",
+            below_here(hit["path"]),
+        )
+        for hit in result["results"]
+    ]
+    title = f"nearest to {result['query']}, layer {result['layer']} (cosine similarity)"
+    show_table(("rank>", "score>", "genre", "artist", "title", "path"), rows, title=title)
+
+
+def show_plugins(rooms: dict[str, dict[str, str]]) -> None:
+    """List what is registered."""
+    show_table(
+        ("room", "name", "code"), [(room, name, code) for room, names in rooms.items() for name, code in names.items()]
+    )
+
+
+def show_doctor(findings: dict[str, Any]) -> None:
+    """Show the state of the installation."""
+    rows = [(name, number or "missing") for name, number in findings["versions"].items()]
+    rows += [(f"path of {name}", path) for name, path in findings["paths"].items()]
+    rows += [(f"owner of {name}", ", ".join(owners) or "?") for name, owners in findings["owners"].items()]
+    rows += [("devices", ", ".join(findings["devices"])), ("cores", findings["cores"])]
+    rows += [("fast path", f"matrix products of {findings['products'] or 'nobody'} on the CPU")]
+    rows += [("ffmpeg", findings["ffmpeg"]["missing"] or "usable through torchcodec")]
+    rows += [(f"plug-ins: {room}", ", ".join(names)) for room, names in findings["plugins"].items()]
+    show_table(("", ""), rows)
+    for problem in findings["problems"]:
+        say("problem: " + problem, err=True)
+    say("all is well" if findings["ok"] else "see the problems above", err=not findings["ok"])
