@@ -50,7 +50,7 @@ def test_kept_windows_are_what_the_encoder_heard(music, tmp_path, options):
     plain = store_of(music, tmp_path / "plain", **options)
     assert sorted(store.keys()) == sorted(plain.keys())
     encoder = encoder_of(store)
-    for layer, (number, _, _) in enumerate(store._spec.layers):
+    for layer, (number, _, _) in enumerate(store.spec.layers):
         np.testing.assert_array_equal(
             plain.vectors(store.keys(), number), store.layer(number).values, err_msg="keeping windows changes no vector"
         )

@@ -13,10 +13,10 @@ from embedstore.index.exact import ExactIndex
 from embedstore.index.saved import (
     BUILTIN,
     IndexReport,
+    check_index,
     folders,
     label_of,
     layer_of,
-    load_index,
     read_report,
     save_index,
 )
@@ -65,7 +65,9 @@ def build_index(
     if seed < 0:
         raise ParameterError(f"a seed is at least 0; got {seed}")
     label = label_of(store, layer)
-    shards = tuple(store.keys_by_shard())  # before the rows: what is committed in between is not claimed
+    shards = tuple(
+        name for shard in store.shards() for name in shard.origins
+    )  # before the rows: what is committed in between is not claimed
     read = store.layer(layer)
     matrix = LayerMatrix(read.layer, read.name, read.keys, unit(read.values))
     del read
@@ -123,21 +125,20 @@ def index_coverage(store: EmbeddingStore) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``layer``, ``kind``, ``covers`` (tracks of the store that it answers for; the others are scanned), ``of`` (tracks in
-        the store), ``recall_at_10``, ``latency_ms``, ``bytes``; for an unusable one its ``name`` and ``problem``.
+        ``layer``, ``kind``, ``covers`` (tracks of the store that it answers for), ``of`` (tracks in the store; those that
+        it does not cover are scanned), ``stale`` (its rows that are no tracks of the store any more), ``recall_at_10``,
+        ``latency_ms``, ``bytes``, whose sum was checked; for an unusable one its ``name`` and ``problem``.
     """
-    shards = store.keys_by_shard()
     listed: list[dict[str, Any]] = []
     for folder in folders(store):
         try:
             report = read_report(folder, store)
-            load_index(report)
+            check_index(report)
         except IndexFormatError as error:
             listed.append({"name": folder.name, "problem": str(error)})
             continue
-        covers = sum(len(shards[name]) for name in set(report.shards) & set(shards))
+        covers = min(len(store.keys_in(report.shards)), report.rows)  # a track that was hidden then is not in it
+        counts = {"covers": covers, "of": len(store), "stale": report.rows - covers}
         figures = {"recall_at_10": report.recall_at_10, "latency_ms": report.latency_ms, "bytes": report.bytes}
-        listed.append(
-            {"layer": layer_of(report.layer), "kind": report.kind, "covers": covers, "of": len(store), **figures}
-        )
+        listed.append({"layer": layer_of(report.layer), "kind": report.kind, **counts, **figures})
     return listed

@@ -47,7 +47,6 @@ class LayerSearch:
 
     def _choose(self, store: EmbeddingStore, label: str) -> tuple[Index | None, Keys]:
         """Take the index that covers most, with the keys it may answer for, in order."""
-        shards = store.keys_by_shard()
         usable = []
         for folder in folders(store, label):
             try:
@@ -55,8 +54,8 @@ class LayerSearch:
             except IndexFormatError as error:
                 self._note(folder.name, error)
                 continue
-            covered = [shards[name] for name in set(report.shards) & set(shards)]
-            usable.append((sum(map(len, covered)), -report.latency_ms, report, covered))
+            covered = store.keys_in(report.shards)
+            usable.append((len(covered), -report.latency_ms, report, covered))
         for count, _, report, covered in sorted(usable, key=lambda one: one[:2], reverse=True):
             if count:
                 try:
@@ -64,7 +63,7 @@ class LayerSearch:
                 except IndexFormatError as error:
                     self._note(f"{report.layer}-{report.kind}", error)
                 else:
-                    return index, np.intersect1d(np.concatenate(covered), index.keys)
+                    return index, np.intersect1d(covered, index.keys)
         return None, np.empty(0, np.int64)
 
     def _note(self, name: str, error: IndexFormatError) -> None:

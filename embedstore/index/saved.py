@@ -12,6 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,17 @@ from embedstore.store import EmbeddingStore
 from embedstore.store.disk import explained, write_file
 from embedstore.store.records import parse, take
 
-__all__ = ["BUILTIN", "IndexReport", "folders", "label_of", "layer_of", "load_index", "read_report", "save_index"]
+__all__ = [
+    "BUILTIN",
+    "IndexReport",
+    "check_index",
+    "folders",
+    "label_of",
+    "layer_of",
+    "load_index",
+    "read_report",
+    "save_index",
+]
 
 # name -> class; see `Index` for what it promises
 BUILTIN = {
@@ -59,7 +70,7 @@ class IndexReport:
     fingerprint : str
         Of the store's recipe.
     shards : tuple of str
-        Shards of the store whose tracks it holds; their names hold their sums.
+        Where the tracks that it holds were first committed (`ShardInfo.origins`).
     bytes : int
         Of the index file.
     sha256 : str
@@ -140,7 +151,8 @@ def read_report(folder: Path, store: EmbeddingStore) -> IndexReport:
         It is not one of ours, not of this store, or not of this folder.
     """
     try:
-        data = parse(_read(folder / "meta.json", _LARGEST), "meta.json")
+        with _opened(folder / "meta.json", _LARGEST) as file:
+            data = parse(file.read(), "meta.json")
         found = {item.name: take(data, item.name, _TYPES[str(item.type)]) for item in fields(IndexReport)}
         report = IndexReport(**found | {"path": str(folder), "shards": tuple(found["shards"])})
     except StoreFormatError as error:
@@ -170,9 +182,9 @@ def load_index(report: IndexReport) -> Index:
     IndexFormatError
         It has not, or does not hold what the meta says.
     """
-    data = _read(Path(report.path) / "index.faiss", report.bytes)
-    if hashlib.sha256(data).hexdigest() != report.sha256:
-        raise IndexFormatError("index.faiss does not have the sum that meta.json promises")
+    with _opened(Path(report.path) / "index.faiss", report.bytes) as file:
+        data = file.read()
+    _check_sum(hashlib.sha256(data), report)
     try:
         index: Index = resolve("indexes", BUILTIN, report.kind).load(io.BytesIO(data), report.params)
     except EmbedstoreError as error:
@@ -182,8 +194,26 @@ def load_index(report: IndexReport) -> Index:
     return index
 
 
-def _read(path: Path, most: int) -> bytes:
-    """Read a plain file of at most `most` bytes; never through a link, a pipe or a device."""
+def check_index(report: IndexReport) -> None:
+    """Compare an index's file with the sum that its meta promises, without loading it.
+
+    Raises
+    ------
+    IndexFormatError
+        It has another one.
+    """
+    with _opened(Path(report.path) / "index.faiss", report.bytes) as file:
+        _check_sum(hashlib.file_digest(file, "sha256"), report)
+
+
+def _check_sum(found: Any, report: IndexReport) -> None:
+    if found.hexdigest() != report.sha256:
+        raise IndexFormatError("index.faiss does not have the sum that meta.json promises")
+
+
+@contextmanager
+def _opened(path: Path, most: int) -> Iterator[io.BufferedReader]:
+    """Open a plain file of at most `most` bytes; never through a link, a pipe or a device."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -191,7 +221,7 @@ def _read(path: Path, most: int) -> bytes:
             if not stat.S_ISREG(found.st_mode) or found.st_size > most:
                 raise IndexFormatError(f"{path.name} is no plain file of at most {most} bytes")
             with open(handle, "rb", closefd=False) as file:
-                return file.read(found.st_size)
+                yield file
         finally:
             os.close(handle)
     except OSError as error:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from embedstore.store.store import EmbeddingStore, Failure, FileState, ShardInfo
+from embedstore.store.store import EmbeddingStore, Failure, FileState, ShardInfo, shard_writer
 from embedstore.store.verify import VerifyReport
-from embedstore.store.writer import StoreWriter
+from embedstore.store.writer import ShardWriter, StoreWriter
 
-__all__ = ["EmbeddingStore", "Failure", "FileState", "ShardInfo", "StoreWriter", "VerifyReport"]
+__all__ = [
+    "EmbeddingStore",
+    "Failure",
+    "FileState",
+    "ShardInfo",
+    "ShardWriter",
+    "StoreWriter",
+    "VerifyReport",
+    "shard_writer",
+]

@@ -7,26 +7,31 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
 
 from embedstore.errors import StoreError, StoreFormatError
 from embedstore.store import records
 from embedstore.store.disk import CommitFile, list_commits, read_commit, try_lock
 from embedstore.store.shard import parse_shard
-from embedstore.types import AudioFile
+from embedstore.types import AudioFile, TrackLabels
 
-__all__ = ["WRITING", "Catalog"]
+__all__ = ["WRITING", "Catalog", "audio_file", "read_content", "root_of"]
 
-VERSION = 2  # of the tables: with another number the catalogue is made again
+VERSION = 3  # of the tables: with another number the catalogue is made again
 SCHEMA = """
-CREATE TABLE commits(id INTEGER PRIMARY KEY, name TEXT, size INTEGER, mtime_ns INTEGER, rows INTEGER, problem TEXT);
+CREATE TABLE commits(id INTEGER PRIMARY KEY, name TEXT, size INTEGER, mtime_ns INTEGER, keys BLOB, problem TEXT,
+                     replaces TEXT, origins TEXT);
 CREATE TABLE tracks(key INTEGER PRIMARY KEY, shard INTEGER, row INTEGER, seconds REAL, sample_rate INTEGER,
                     channels INTEGER, warnings TEXT, labels TEXT, windows INTEGER);
 CREATE TABLE files(id INTEGER PRIMARY KEY, path BLOB UNIQUE, below INTEGER, size INTEGER, mtime_ns INTEGER,
                    hash TEXT, key INTEGER, failure TEXT);
+CREATE INDEX tracks_place ON tracks(shard, row);
 CREATE INDEX files_key ON files(key);
 CREATE INDEX files_hash ON files(hash);
 """
@@ -37,7 +42,8 @@ ON CONFLICT(path) DO UPDATE SET below = excluded.below, size = excluded.size, mt
 CONTENT = (
     """SELECT name, row, key, seconds, sample_rate, channels, warnings, labels, windows
     FROM tracks JOIN commits ON shard = commits.id ORDER BY name, row""",
-    "SELECT path, below, size, mtime_ns, hash, key, failure FROM files ORDER BY id",
+    "SELECT path, below, size, mtime_ns, hash, key, failure FROM files ORDER BY path",
+    "SELECT name, keys, replaces, origins FROM commits WHERE size >= 0 ORDER BY name",
 )
 WRITING = "open"  # the seal while a writer is at work
 
@@ -51,7 +57,8 @@ class Catalog:
         self._mutex = threading.RLock()
         self._changes = 0
         self._values = False
-        self._gone: set[str] = set()
+        self._gone: set[str] = set()  # commits that the tables know and the folder lacks
+        self._left: list[str] = []  # those of them that others stand for
         self._db = sqlite3.connect(":memory:")
 
     @classmethod
@@ -96,24 +103,43 @@ class Catalog:
         if writing or (seal and seal == self._sum()):
             self._connect(self._file)
             new = self._unknown(commits)
-        if new is None or (new and not writing and not maintain):
+        if new is None:
             self._rebuild(self._file if maintain else ":memory:")
-        elif new and maintain:
-            self.unseal()
-            self._take_in(new)
-        else:
+        elif writing or not (new or self._left):
             return
+        else:
+            if maintain:
+                self.unseal()
+            else:  # the file is right, and somebody else's: go on with a copy
+                self._copy()
+            for name in self._left:
+                self._drop(name)
+            self._take_in(new)
         if maintain:
             self.seal()
 
     def _unknown(self, commits: Sequence[CommitFile]) -> Sequence[CommitFile] | None:
-        """List what the tables lack; None if what they know is not all there, unchanged, and before the rest."""
+        """List what the tables lack; None if what they know is not all there, unchanged, and before the rest.
+
+        What is gone and was replaced may be gone.
+        """
         if (*self._db.execute("PRAGMA user_version"), *self._db.execute("PRAGMA application_id")) != self._marks():
             return None
         known = self._db.execute("SELECT name, size, mtime_ns FROM commits ORDER BY id").fetchall()
-        self._gone = {name for name, _, _ in known} - {commit.name for commit in commits}
-        known = [row for row in known if row[1] >= 0]
+        listed = {commit.name for commit in commits}
+        self._gone = {name for name, _, _ in known} - listed
+        lost = {name for name, size, _ in known if size >= 0} - listed
+        if lost - self._replaced():
+            return None
+        self._left = sorted(lost)
+        known = [row for row in known if row[1] >= 0 and row[0] not in lost]
         return commits[len(known) :] if known == list(commits[: len(known)]) else None
+
+    def _copy(self) -> None:
+        memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._db.backup(memory)
+        self._db.close()
+        self._db = memory
 
     def _marks(self) -> tuple[tuple[int], tuple[int]]:
         """Tell these tables from those of another version or another store."""
@@ -159,54 +185,81 @@ class Catalog:
 
     def _take_in(self, commits: Sequence[CommitFile]) -> None:
         for commit in commits:
-            problem, content = None, []
+            problem, content = None, records.Content(())
             try:
-                content = self._read(commit)
+                content = read_content(self._store, commit, self._spec, values=self._values)
             except StoreFormatError as error:
                 problem = str(error)
             self._apply(commit, content, problem)
 
-    def _read(self, commit: CommitFile) -> list[Any]:
-        """Read the rows or statements of a commit, and check all of it."""
-        data = read_commit(self._store, commit)
-        if commit.name.endswith(".h5"):
-            return list(parse_shard(data, commit.name, commit.sequence, self._spec, values=self._values))
-        try:
-            delta = records.parse(data, "it")
-            self._spec.check(delta, commit.sequence)
-            return [records.read_statement(statement) for statement in records.take(delta, "statements", list)]
-        except StoreFormatError as error:
-            raise StoreFormatError(f"{commit.name} is not a delta of this store: {error}") from error
-
-    def add(self, commit: CommitFile, content: Sequence[records.Row] | Sequence[records.Statement]) -> None:
+    def add(self, commit: CommitFile, content: records.Content) -> None:
         """Take in a commit that this process has just written."""
+        with self._safely():
+            self._apply(commit, content, None)
+
+    def drop(self, name: str) -> None:
+        """Forget a commit that others stand for, and the rows that nobody needed."""
+        with self._safely():
+            self._drop(name)
+
+    @contextmanager
+    def _safely(self) -> Iterator[None]:
         with self._mutex:
             try:
-                self._apply(commit, content, None)
-            except sqlite3.Error:  # a full disk, say: the commit itself is safe
+                yield
+            except sqlite3.Error:  # a full disk, say: the commits themselves are safe
                 self.unseal()
                 self._rebuild(":memory:")
 
-    def _apply(self, commit: CommitFile, content: Sequence[Any], problem: str | None) -> None:
+    def _apply(self, commit: CommitFile, content: records.Content, problem: str | None) -> None:
         self._changes += 1
-        rows = len(content) if commit.name.endswith(".h5") else 0
+        shard = commit.name.endswith(".h5")
+        keys = np.array([row.track.key for row in content.items], "<i8").tobytes() if shard else b""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            sql = "INSERT INTO commits(name, size, mtime_ns, rows, problem) VALUES (?, ?, ?, ?, ?)"
-            place = self._db.execute(sql, (*commit, rows, problem)).lastrowid
-            for row, item in enumerate(content):
-                self._apply_one(item, place, row)
+            sql = "INSERT INTO commits VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)"
+            names = [json.dumps(names) if names else None for names in (content.replaces, content.origins)]
+            place = self._db.execute(sql, (*commit, keys, problem, *names)).lastrowid
+            if shard:
+                self._apply_rows(content.items, place)
+            else:
+                for statement in content.items:
+                    self._apply_statement(statement)
+            missing = "DELETE FROM commits WHERE name = ? AND size < 0"
+            self._db.executemany(missing, [(name,) for name in content.replaces])
 
-    def _apply_one(self, item: records.Row | records.Statement, place: int | None, row: int) -> None:
+    def _replaced(self) -> set[str]:
+        lists = self._db.execute("SELECT replaces FROM commits WHERE replaces IS NOT NULL")
+        return {name for (names,) in lists for name in json.loads(names)}
+
+    def replaced(self) -> list[str]:
+        """List the commits that others stand for; a shard only if no track needs it any more."""
+        if not (named := self._replaced()):
+            return []
+        needed = "EXISTS (SELECT 1 FROM tracks JOIN files USING (key) WHERE shard = commits.id)"
+        free = self.select(f"SELECT name FROM commits WHERE size >= 0 AND NOT {needed}")  # noqa: S608 - a constant
+        return sorted({name for (name,) in free} & named)
+
+    def _drop(self, name: str) -> None:
+        self._changes += 1
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM tracks WHERE shard = (SELECT id FROM commits WHERE name = ?)", (name,))
+            self._db.execute("DELETE FROM commits WHERE name = ?", (name,))
+
+    def _apply_rows(self, rows: Sequence[records.Row], place: int | None) -> None:
+        tracks, files = [], []
+        for number, row in enumerate(rows):
+            track = row.track
+            sound = (track.seconds, track.sample_rate, track.channels, json.dumps(track.warnings))
+            tracks.append((track.key, place, number, *sound, json.dumps(vars(track.labels)), row.n_windows))
+            files += [(*_place(f), f_hash, track.key, None) for f, f_hash in zip(track.files, row.hashes, strict=True)]
+        self._db.executemany("INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", tracks)
+        self._db.executemany(PUT_FILE, files)
+
+    def _apply_statement(self, statement: records.Statement) -> None:
         run = self._db.execute
-        match item:
-            case records.Row(track):
-                labels = json.dumps(vars(track.labels))
-                sound = (track.seconds, track.sample_rate, track.channels, json.dumps(track.warnings))
-                values = (track.key, place, row, *sound, labels, item.n_windows)
-                run("INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-                for file, file_hash in zip(track.files, item.hashes, strict=True):
-                    run(PUT_FILE, (*_place(file), file_hash, track.key, None))
+        match statement:
             case records.Link(file, file_hash, key):
                 run(PUT_FILE, (*_place(file), file_hash, key, None))
             case records.Fail(file, stage, reason):
@@ -236,6 +289,31 @@ class Catalog:
         """Whether a row of this track is there."""
         return bool(self.select("SELECT 1 FROM tracks WHERE key = ?", (key,)))
 
+    def word_on_file(self, path: str, restated: Collection[str] = ()) -> records.Statement | None:
+        """Say in one statement what is known about the file at an absolute path; None if these shards say it."""
+        sql = """
+            SELECT path, below, files.size, files.mtime_ns, hash, key, failure, name FROM files
+            LEFT JOIN tracks USING (key) LEFT JOIN commits ON shard = commits.id WHERE path = ?"""
+        found = self.select(sql, (os.fsencode(path),))
+        if not found:
+            return records.Forget(path)
+        *where, file_hash, key, failure, shard = found[0]
+        if failure is not None:
+            return records.Fail(audio_file(*where), *json.loads(failure))
+        return None if shard in restated else records.Link(audio_file(*where), file_hash, key)
+
+    def word_on_labels(self, key: int, restated: Collection[str] = ()) -> records.Label | None:
+        """Say the same about a track's labels; None, too, if there is no such track."""
+        sql = "SELECT tracks.labels, name FROM tracks JOIN commits ON shard = commits.id WHERE key = ?"
+        found = [labels for labels, shard in self.select(sql, (key,)) if shard not in restated]
+        return records.Label(key, TrackLabels.from_dict(json.loads(found[0]))) if found else None
+
+    def paths_below(self, folder: str) -> list[str]:
+        """List the known files below an absolute path."""
+        first = os.fsencode(folder.rstrip("/") + "/")
+        sql = "SELECT path FROM files WHERE path > ? AND path < ? ORDER BY path"
+        return [os.fsdecode(path) for (path,) in self.select(sql, (first, first[:-1] + b"0"))]  # "0" follows "/"
+
     def commits(self) -> list[CommitFile]:
         """List the commits that are in the tables."""
         return [CommitFile(*row) for row in self.select("SELECT name, size, mtime_ns FROM commits WHERE size >= 0")]
@@ -244,14 +322,12 @@ class Catalog:
         """Say what was left out."""
         return [row[0] for row in self.select("SELECT problem FROM commits WHERE problem IS NOT NULL ORDER BY id")]
 
-    def digest(self) -> str:
-        """Sum up what the tables say about tracks and files."""
-        total = hashlib.sha256()
+    def agrees(self, other: Catalog) -> bool:
+        """Whether two catalogues say the same about tracks and files."""
         with self._mutex, suppress(sqlite3.Error):  # what cannot be read is not what it should be
-            for sql in CONTENT:
-                for row in self._db.execute(sql):
-                    total.update(repr(row).encode())
-        return total.hexdigest()
+            rows = (zip_longest(*(one._db.execute(sql) for one in (self, other))) for sql in CONTENT)  # noqa: SLF001 - of the same class
+            return all(mine == theirs for both in rows for mine, theirs in both)
+        return False
 
     def forget_gone(self) -> None:
         """Drop the notes about commits that disappeared: a build has run since."""
@@ -267,3 +343,30 @@ def _place(file: AudioFile) -> tuple[bytes, int, int, int]:
     """Where a file is and what stamp it has; `below` is where the path under the root begins."""
     path = os.fsencode(file.full_path)
     return path, len(path) - len(os.fsencode(file.path)), file.size, file.mtime_ns
+
+
+def audio_file(path: bytes, below: int, size: int, mtime_ns: int) -> AudioFile:
+    """Read what `_place` made."""
+    return AudioFile(root_of(path, below), os.fsdecode(path[below:]), size, mtime_ns)
+
+
+def root_of(path: bytes, below: int) -> str:
+    """Give the folder that was searched when a file was found."""
+    return os.fsdecode(path[:below]).rstrip("/") or "/"
+
+
+def read_content(store: Path, commit: CommitFile, spec: records.Spec, *, values: bool = False) -> records.Content:
+    """Read what a commit says, and check all of it; `values`: every value, too.
+
+    Raises
+    ------
+    StoreFormatError
+        It is damaged, or not of this store.
+    """
+    data = read_commit(store, commit)
+    if commit.name.endswith(".h5"):
+        return parse_shard(data, commit.name, commit.sequence, spec, values=values)
+    try:
+        return records.read_delta(data, commit.sequence, spec)
+    except StoreFormatError as error:
+        raise StoreFormatError(f"{commit.name} is not a delta of this store: {error}") from error

@@ -19,12 +19,17 @@ from embedstore.errors import StoreError, StoreFormatError, StoreLockedError
 __all__ = [
     "CommitFile",
     "acquire_lock",
+    "commit_name",
     "explained",
     "list_commits",
+    "next_sequence",
+    "quarantine",
     "read_commit",
+    "remove_commit",
     "remove_temporaries",
     "sync_folder",
     "try_lock",
+    "whole_file",
     "write_commit",
     "write_file",
 ]
@@ -80,21 +85,25 @@ def explained(doing: str) -> Iterator[None]:
         raise StoreError(f"{doing}: {REASONS.get(error.errno or 0, error.strerror or error)}") from error
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a whole file under a temporary name, make it durable, and only then give it its name.
+@contextmanager
+def whole_file(path: Path) -> Iterator[int]:
+    """Open a new file under a temporary name; when the block ends, make it durable, and only then give it its name.
+
+    Yields
+    ------
+    int
+        The handle, for reading and writing.
 
     Raises
     ------
     OSError
-        Nothing is left behind.
+        Nothing is left behind; nor is it when the block raises.
     """
     temporary = f"{path}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view) :]
+            yield handle
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -104,6 +113,20 @@ def write_file(path: Path, data: bytes) -> None:
             os.unlink(temporary)  # noqa: PTH108 - the same
         raise
     sync_folder(path.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole file: it appears with all of `data`, or not at all.
+
+    Raises
+    ------
+    OSError
+        Nothing is left behind.
+    """
+    with whole_file(path) as handle:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
 
 
 def sync_folder(folder: Path) -> None:
@@ -122,20 +145,27 @@ def _sum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
+def commit_name(kind: str, sequence: int, data: bytes) -> str:
+    """Make the name that holds a commit's place and its sum."""
+    return f"{kind}/{sequence:08d}-{_sum(data)}{SUFFIX[kind]}"
+
+
 def write_commit(store: Path, kind: str, sequence: int, data: bytes) -> CommitFile:
     """Write a shard or delta, into the folder `kind`, under the name that holds its place and its sum."""
-    name = f"{kind}/{sequence:08d}-{_sum(data)}{SUFFIX[kind]}"
+    name = commit_name(kind, sequence, data)
     write_file(store / name, data)
     stat = (store / name).stat()
     return CommitFile(name, stat.st_size, stat.st_mtime_ns)
 
 
-def list_commits(store: Path) -> tuple[list[CommitFile], list[str]]:
-    """List shards and deltas in the order they count, and the names in their folders that are not ours."""
+def list_commits(store: Path, sequence: int | None = None) -> tuple[list[CommitFile], list[str]]:
+    """List shards and deltas in the order they count, or those of one number; and the names there that are not ours."""
     commits, foreign = [], []
     for folder, suffix in SUFFIX.items():
         entries = list(os.scandir(store / folder)) if (store / folder).exists() else []
         for entry in entries:
+            if sequence is not None and not entry.name.startswith(f"{sequence:08d}-"):
+                continue
             match = NAME.fullmatch(entry.name)
             if match and match[1] == suffix and entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):  # gone since it was listed
@@ -144,6 +174,11 @@ def list_commits(store: Path) -> tuple[list[CommitFile], list[str]]:
             elif ".tmp-" not in entry.name and not entry.name.startswith("."):
                 foreign.append(f"{folder}/{entry.name}")
     return sorted(commits, key=lambda commit: commit.order), sorted(foreign)
+
+
+def next_sequence(store: Path) -> int:
+    """Give the number after those of all commits."""
+    return 1 + max((commit.sequence for commit in list_commits(store)[0]), default=0)
 
 
 def read_commit(store: Path, commit: CommitFile) -> bytes:
@@ -170,6 +205,23 @@ def read_commit(store: Path, commit: CommitFile) -> bytes:
     return data
 
 
+def remove_commit(store: Path, name: str) -> None:
+    """Remove a shard or delta that another one stands for; nothing depends on when the disk learns of it."""
+    with suppress(FileNotFoundError):
+        os.unlink(store / name)  # noqa: PTH108 - the twin of os.rename
+
+
+def quarantine(store: Path, name: str) -> str:
+    """Move what lies in a folder of commits and cannot be one out of the way; its new name below the store."""
+    folder = store / "quarantine"
+    folder.mkdir(exist_ok=True)
+    moved = f"quarantine/{name.replace('/', '-')}"
+    os.rename(store / name, store / moved)  # noqa: PTH104 - anything, not only files
+    for where in (folder, (store / name).parent):
+        sync_folder(where)
+    return moved
+
+
 def remove_temporaries(store: Path) -> None:
     """Remove what killed writers left; only the holder of the lock may."""
     for folder in (store, *(store / name for name in SUFFIX)):
@@ -178,8 +230,10 @@ def remove_temporaries(store: Path) -> None:
                 path.unlink()
 
 
-def try_lock(store: Path) -> int | None:
+def try_lock(store: Path, *, shared: bool = False) -> int | None:
     """Take the writer's lock if nobody has it; closing the returned handle, or the process's end, gives it back.
+
+    A shared one goes together with others of its kind, not with the one writer's.
 
     Raises
     ------
@@ -190,7 +244,7 @@ def try_lock(store: Path) -> int | None:
 
     handle = os.open(store / "writer.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
         if error.errno == errno.EWOULDBLOCK:
@@ -202,8 +256,8 @@ def try_lock(store: Path) -> int | None:
     return handle
 
 
-def acquire_lock(store: Path) -> int:
-    """Take the writer's lock; a reader that mends the catalogue may hold it for a moment, so try for two seconds.
+def acquire_lock(store: Path, *, shared: bool = False, patience: float = 2.0) -> int:
+    """Take the writer's lock; a reader that mends the catalogue may hold it for a while, so try for some seconds.
 
     Raises
     ------
@@ -212,8 +266,8 @@ def acquire_lock(store: Path) -> int:
     OSError
         The folder cannot be written.
     """
-    for _ in range(40):
-        handle = try_lock(store)
+    for _ in range(max(1, round(patience / 0.05))):
+        handle = try_lock(store, shared=shared)
         if handle is not None:
             return handle
         time.sleep(0.05)

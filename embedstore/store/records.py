@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from embedstore.errors import StoreFormatError
 from embedstore.types import AudioFile, Track, TrackLabels, Windowing
 
 __all__ = [
+    "Content",
     "Fail",
     "Forget",
     "Label",
@@ -20,16 +22,19 @@ __all__ = [
     "Spec",
     "Statement",
     "Touch",
+    "build_delta",
     "dump",
     "parse",
+    "read_delta",
+    "read_names",
     "read_row",
-    "read_statement",
     "row_record",
     "statement_record",
     "take",
 ]
 
 FORMAT = 1
+COMMIT = re.compile(r"(shards/\d{8}-[0-9a-f]{32}\.h5|deltas/\d{8}-[0-9a-f]{32}\.json)")
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,25 @@ class Forget:
 
 
 Statement = Link | Touch | Fail | Label | Forget
+
+
+class Content(NamedTuple):
+    """What a commit says.
+
+    Attributes
+    ----------
+    items : sequence of Row or of Statement
+    replaces : tuple of str
+        Names of commits that say nothing more beside this one, and may be removed.
+    origins : tuple of str
+        Names of the shards that its rows were first committed in, if it was merged from others.
+    """
+
+    items: Sequence[Any]
+    replaces: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+
 STATEMENTS: dict[str, type[Statement]] = {"link": Link, "touch": Touch, "fail": Fail, "label": Label, "forget": Forget}
 
 
@@ -223,6 +247,28 @@ def statement_record(statement: Statement) -> dict[str, Any]:
     """Make the JSON object of one statement in a delta."""
     plain = {name: vars(v) if isinstance(v, (AudioFile, TrackLabels)) else v for name, v in vars(statement).items()}
     return {"do": type(statement).__name__.lower(), **plain}
+
+
+def build_delta(spec: Spec, sequence: int, content: Content) -> bytes:
+    """Make the bytes of a delta."""
+    said = {"statements": [statement_record(statement) for statement in content.items]}
+    return dump({**spec.header(sequence), **said, **({"replaces": content.replaces} if content.replaces else {})})
+
+
+def read_delta(data: bytes, sequence: int, spec: Spec) -> Content:
+    """Read what `build_delta` made."""
+    delta = parse(data, "it")
+    spec.check(delta, sequence)
+    statements = [read_statement(statement) for statement in take(delta, "statements", list)]
+    return Content(statements, read_names(delta, "replaces"))
+
+
+def read_names(header: Any, field: str) -> tuple[str, ...]:
+    """Read a list of commits, if there is one; nothing else can pass for their names, as such files may be removed."""
+    names = _texts(header, field) if field in header else ()
+    if not all(COMMIT.fullmatch(name) for name in names):
+        raise StoreFormatError(f"{field!r} should be a list of shards and deltas; found {names!r:.200}")
+    return names
 
 
 def read_statement(data: Any) -> Statement:

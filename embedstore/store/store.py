@@ -8,9 +8,10 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,9 +22,17 @@ from numpy.typing import NDArray
 
 from embedstore.audio import window_spans
 from embedstore.errors import EncoderMismatchError, ParameterError, StoreError, StoreFormatError, TrackNotFoundError
-from embedstore.store.catalog import Catalog
-from embedstore.store.disk import acquire_lock, explained, sync_folder, write_file
-from embedstore.store.records import FORMAT, Spec, dump, parse, take
+from embedstore.store.catalog import Catalog, audio_file, root_of
+from embedstore.store.disk import (
+    acquire_lock,
+    commit_name,
+    explained,
+    list_commits,
+    next_sequence,
+    sync_folder,
+    write_file,
+)
+from embedstore.store.records import FORMAT, Content, Spec, build_delta, dump, parse, take
 from embedstore.store.shard import ShardInfo, consecutive, read_rows, read_windows
 from embedstore.types import (
     AudioFile,
@@ -40,26 +49,28 @@ from embedstore.types import (
 )
 
 if TYPE_CHECKING:
+    from embedstore.store.upkeep import CompactReport, MergeReport, RemoveReport
     from embedstore.store.verify import VerifyReport
-    from embedstore.store.writer import StoreWriter
+    from embedstore.store.writer import ShardWriter, StoreWriter
 
-__all__ = ["EmbeddingStore", "Failure", "FileState", "ShardInfo"]
+__all__ = ["EmbeddingStore", "Failure", "FileState", "ShardInfo", "shard_writer"]
 
 SETTINGS = "settings.json"
 OURS = {"shards", "deltas", "indices", "writer.lock"}  # what a creation that was cut short may have left
 VISIBLE = "EXISTS (SELECT 1 FROM files WHERE files.key = tracks.key)"
 TRACKS = """
-SELECT key, seconds, sample_rate, channels, warnings, labels, path, below, size, mtime_ns
+SELECT key, seconds, sample_rate, channels, warnings, labels, path, below, size, mtime_ns, hash
 FROM tracks JOIN files USING (key) {} ORDER BY shard, row, files.id"""
 
 
 class FileState(NamedTuple):
-    """What is known about a file that holds a stored track: its stamp, the sum of its bytes, the track's key."""
+    """What is known about a file that holds a stored track: its stamp, the sum of its bytes, the track's key, its root."""
 
     size: int
     mtime_ns: int
     file_hash: str
     key: int
+    root: str
 
 
 @dataclass(frozen=True)
@@ -72,13 +83,16 @@ class Failure:
 
 
 class _Rows(NamedTuple):
-    """The visible rows in commit order: keys, the shards that hold them (ids of `table`), places in these, durations."""
+    """The visible rows in commit order: keys, the shards that hold them (ids of `table`), places in these, durations.
+
+    `order` sorts the keys.
+    """
 
     version: tuple[int, int]
     keys: Keys
+    order: NDArray[np.int64]
     shards: NDArray[np.int64]
     places: NDArray[np.int64]
-    seconds: NDArray[np.float64]
     table: dict[int, ShardInfo]
 
 
@@ -98,15 +112,17 @@ class EmbeddingStore:
         Everything that decides the vectors.
     fingerprint : str
         SHA-256 of the recipe.
+    id : str
+        Of this store: 32 random hexadecimal digits.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.abspath(path))
-        self.card, self.recipe, self._spec = _read_description(self.path)
-        self.fingerprint = self._spec.fingerprint
+        self.card, self.recipe, self.spec = _read_description(self.path)
+        self.fingerprint, self.id = self.spec.fingerprint, self.spec.store_id
         self._cached: _Rows | None = None
         with explained(f"cannot read the store {self.path}"):
-            self._catalog = Catalog.open(self.path, self._spec)
+            self.catalog = Catalog.open(self.path, self.spec)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -186,15 +202,7 @@ class EmbeddingStore:
         EncoderMismatchError
             Names each field that differs.
         """
-        stored, given = dict(_flat(self.recipe)), dict(_flat(json.loads(dump(dict(recipe)))))
-        differ = [name for name in sorted(stored | given) if stored.get(name) != given.get(name)]
-        if differ:
-            differ = ["encoder"] if "encoder" in differ else differ  # the rest follows from it
-            fields = [f"{name}: stored {_shown(stored.get(name))}, now {_shown(given.get(name))}" for name in differ]
-            raise EncoderMismatchError(
-                f"store {self.path} was written with another recipe; {'; '.join(fields)}; "
-                "use another --store, or leave these options out to go on as before"
-            )
+        _check_recipe(self.path, self.recipe, recipe)
 
     def remember(self, name: str, value: Any) -> None:
         """Keep a preference, plain data, for later runs. Vectors never depend on it.
@@ -212,6 +220,18 @@ class EmbeddingStore:
         """Give a preference that was kept; None if there is none, or it cannot be read."""
         return self._settings().get(name)
 
+    def remember_from(self, other: EmbeddingStore) -> None:
+        """Keep the preferences of another store where this one has none of that name; of objects, field by field."""
+        for name, value in other._settings().items():
+            mine = self.remembered(name)
+            both = (
+                {**value, **(mine or {})}
+                if isinstance(value, dict) and isinstance(mine, dict | None)
+                else mine or value
+            )
+            if both != mine:
+                self.remember(name, both)
+
     def _settings(self) -> dict[str, Any]:
         try:
             kept = json.loads((self.path / SETTINGS).read_bytes())
@@ -221,7 +241,7 @@ class EmbeddingStore:
 
     def close(self) -> None:
         """Let go of the catalogue's file."""
-        self._catalog.close()
+        self.catalog.close()
 
     def __repr__(self) -> str:
         return f"EmbeddingStore({str(self.path)!r}, {len(self)} tracks of {self.card.name})"
@@ -232,28 +252,35 @@ class EmbeddingStore:
     # -- what is stored -----------------------------------------------------------------------------------------
 
     def _rows(self) -> _Rows:
-        version = self._catalog.version()
+        version = self.catalog.version()
         if self._cached is None or self._cached.version != version:
-            sql = f"SELECT key, shard, row, seconds FROM tracks WHERE {VISIBLE} ORDER BY shard, row"  # noqa: S608 - a constant
-            columns = {"key": "i8", "shard": "i8", "row": "i8", "seconds": "f8"}
-            found = np.array(self._catalog.select(sql), list(columns.items()))
-            keys, shards, places, seconds = (found[name].copy() for name in columns)
+            sql = "SELECT id, keys, name, size, origins FROM commits WHERE length(keys) > 0 ORDER BY id"
+            found = self.catalog.select(sql)
+            table = {
+                place: ShardInfo(name, len(some) // 8, size, tuple(json.loads(origins or "[]")))
+                for place, some, name, size, origins in found
+            }
+            counts = np.array([shard.rows for shard in table.values()], np.int64)
+            keys = np.frombuffer(b"".join(some for _, some, *_ in found), "<i8").astype(np.int64, copy=False)
+            shards = np.repeat(np.array([*table], np.int64), counts)
+            places = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
+            seen = np.zeros(len(keys), bool)
+            seen[len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]] = True  # the last row of each key
+            if hidden := self.catalog.select(f"SELECT key FROM tracks WHERE NOT {VISIBLE}"):  # noqa: S608 - a constant
+                seen &= ~np.isin(keys, np.array(hidden).ravel())
+            keys = keys[seen]
             keys.setflags(write=False)
-            self._cached = _Rows(version, keys, shards, places, seconds, self._shard_table())
+            self._cached = _Rows(version, keys, np.argsort(keys), shards[seen], places[seen], table)
         return self._cached
-
-    def _shard_table(self) -> dict[int, ShardInfo]:
-        sql = "SELECT id, name, rows, size FROM commits WHERE rows > 0 ORDER BY id"
-        return {place: ShardInfo(*rest) for place, *rest in self._catalog.select(sql)}
 
     def shards(self) -> list[ShardInfo]:
         """List the readable shards in commit order."""
-        return list(self._shard_table().values())
+        return list(self._rows().table.values())
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Shards and deltas that are damaged, foreign or gone; their tracks are absent until they are built again."""
-        return tuple(self._catalog.problems())
+        return tuple(self.catalog.problems())
 
     def nbytes(self) -> int:
         """Count the bytes of all files of the store."""
@@ -263,15 +290,27 @@ class EmbeddingStore:
         """List the stored tracks in commit order."""
         return self._tracks("", ())
 
+    def iter_tracks(self, batch: int = 4096) -> Iterator[list[Track]]:
+        """List the same in pieces of up to `batch` tracks."""
+        keys = self.keys()
+        for start in range(0, len(keys), batch):
+            yield [track for track, _ in self.described(keys[start : start + batch])]
+
+    def described(self, keys: Keys) -> Iterator[tuple[Track, tuple[str, ...]]]:
+        """Give some tracks, each with the sums of its files, in commit order."""
+        return self._tracks_and_hashes("WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(keys.tolist()),))
+
     def _tracks(self, where: str, values: tuple[Any, ...]) -> list[Track]:
-        tracks = []
-        for key, group in groupby(self._catalog.select(TRACKS.format(where), values), itemgetter(0)):
+        return [track for track, _ in self._tracks_and_hashes(where, values)]
+
+    def _tracks_and_hashes(self, where: str, values: tuple[Any, ...]) -> Iterator[tuple[Track, tuple[str, ...]]]:
+        for key, group in groupby(self.catalog.select(TRACKS.format(where), values), itemgetter(0)):
             rows = list(group)
             _, seconds, rate, channels, warnings, labels = rows[0][:6]
-            files = tuple(_audio_file(*row[6:]) for row in rows)
+            files = tuple(audio_file(*row[6:10]) for row in rows)
             described = TrackLabels.from_dict(json.loads(labels))
-            tracks.append(Track(key, files, seconds, rate, channels, described, tuple(json.loads(warnings))))
-        return tracks
+            track = Track(key, files, seconds, rate, channels, described, tuple(json.loads(warnings)))
+            yield track, tuple(row[10] for row in rows)
 
     def track(self, query: str) -> Track:
         """Find one track by its id, its absolute or relative path, its path below the root, or its file name.
@@ -287,7 +326,7 @@ class EmbeddingStore:
         found = set() if key is None else {key}
         for path in (query, os.path.abspath(query)):
             encoded = os.fsencode(path)
-            found |= {row[0] for row in self._catalog.select("SELECT key FROM files WHERE path = ?", (encoded,))}
+            found |= {row[0] for row in self.catalog.select("SELECT key FROM files WHERE path = ?", (encoded,))}
             if tracks := [track for one in found for track in self._tracks("WHERE key = ?", (one,))]:
                 return tracks[0]
         return self._track_by_name(query)
@@ -296,7 +335,7 @@ class EmbeddingStore:
         below: dict[str, set[int]] = {}
         names: dict[str, set[int]] = {}
         sql = "SELECT path, below, files.key FROM files JOIN tracks USING (key) ORDER BY path"
-        for path, start, key in self._catalog.select(sql):
+        for path, start, key in self.catalog.select(sql):
             relative = os.fsdecode(path[start:])
             name = relative.rpartition("/")[2]
             below.setdefault(relative, set()).add(key)
@@ -316,27 +355,32 @@ class EmbeddingStore:
 
     def labels(self) -> dict[int, TrackLabels]:
         """Give the labels of every track by its key; those of an unlabelled track are empty."""
-        found = self._catalog.select(f"SELECT key, labels FROM tracks WHERE {VISIBLE} ORDER BY shard, row")  # noqa: S608 - a constant
+        found = self.catalog.select(f"SELECT key, labels FROM tracks WHERE {VISIBLE} ORDER BY shard, row")  # noqa: S608 - a constant
         return {key: TrackLabels.from_dict(json.loads(labels)) for key, labels in found}
 
     def files(self) -> dict[str, FileState]:
         """Give the state of every file that holds a stored track, by absolute path."""
-        sql = "SELECT path, files.size, mtime_ns, hash, files.key FROM files JOIN tracks USING (key) ORDER BY files.id"
-        return {os.fsdecode(path): FileState._make(state) for path, *state in self._catalog.select(sql)}
+        sql = "SELECT path, below, files.size, mtime_ns, hash, key FROM files JOIN tracks USING (key) ORDER BY files.id"
+        found = self.catalog.select(sql)
+        return {os.fsdecode(path): FileState._make((*state, root_of(path, below))) for path, below, *state in found}
 
     def failures(self) -> list[Failure]:
         """List the files that could not be stored, by path."""
         sql = "SELECT failure, path, below, size, mtime_ns FROM files WHERE failure IS NOT NULL ORDER BY path"
-        return [Failure(_audio_file(*file), *json.loads(failure)) for failure, *file in self._catalog.select(sql)]
+        return [Failure(audio_file(*file), *json.loads(failure)) for failure, *file in self.catalog.select(sql)]
 
     def has_key(self, key: int) -> bool:
         """Whether the vectors of this sound are stored, even if no file holds it now."""
-        return self._catalog.has_key(key)
+        return self.catalog.has_key(key)
+
+    def held_keys(self) -> set[int]:
+        """Give the keys of all stored sounds, those that no file holds now included."""
+        return {key for (key,) in self.catalog.select("SELECT key FROM tracks")}
 
     def key_of_file_hash(self, file_hash: str) -> int | None:
         """Find the track in files with exactly these bytes; None if none is stored."""
         sql = "SELECT key FROM files JOIN tracks USING (key) WHERE hash = ? LIMIT 1"
-        found = self._catalog.select(sql, (file_hash,))
+        found = self.catalog.select(sql, (file_hash,))
         return int(found[0][0]) if found else None
 
     # -- vectors ------------------------------------------------------------------------------------------------
@@ -346,11 +390,17 @@ class EmbeddingStore:
         return self._rows().keys
 
     def keys_by_shard(self) -> dict[str, Keys]:
-        """Give the same keys by the name of the shard that holds their rows: what an index covers is told by shards."""
+        """Give the same keys by the name of the shard that holds their rows."""
         rows = self._rows()
         shards, starts = np.unique(rows.shards, return_index=True)
         parts = np.split(rows.keys, starts[1:]) if len(shards) else []
         return {rows.table[int(shard)].name: keys for shard, keys in zip(shards, parts, strict=True)}
+
+    def keys_in(self, origins: Collection[str]) -> Keys:
+        """Give the keys of the tracks that lie in shards with these `ShardInfo.origins`: how an index says what it covers."""
+        rows, known = self._rows(), set(origins)
+        covered = [place for place, shard in rows.table.items() if known.issuperset(shard.origins)]
+        return rows.keys[np.isin(rows.shards, covered)]
 
     def layer(self, which: int | str | None = None) -> LayerMatrix:
         """Read one layer of all tracks.
@@ -411,11 +461,11 @@ class EmbeddingStore:
     @property
     def keeps_windows(self) -> bool:
         """Whether the windows of each track are stored, too: decided when the store was made."""
-        return self._spec.windowing is not None
+        return self.spec.windowing is not None
 
     def count_windows(self) -> int:
         """Count the stored windows of all tracks."""
-        return int(self._catalog.select(f"SELECT total(windows) FROM tracks WHERE {VISIBLE}")[0][0])  # noqa: S608 - a constant
+        return int(self.catalog.select(f"SELECT total(windows) FROM tracks WHERE {VISIBLE}")[0][0])  # noqa: S608 - a constant
 
     def windows(self, which: int | str | None = None, keys: Keys | None = None) -> WindowMatrix:
         """Read one layer of the windows of some tracks.
@@ -445,12 +495,12 @@ class EmbeddingStore:
 
     def iter_windows(self, which: int | str | None = None, keys: Keys | None = None) -> Iterator[WindowMatrix]:
         """Read the same track by track, in memory for the tracks of one shard; as `windows` otherwise."""
-        if self._spec.windowing is None:
+        if self.spec.windowing is None:
             raise StoreError(f"the store {self.path} keeps no windows; build a new one with --keep-windows")
         rows = self._rows()
         self._which(which)  # complain now, not at the first piece
         chosen = np.arange(len(rows.keys)) if keys is None else _places(rows, keys)
-        return self._iter_windows(rows, chosen, which, self._spec.windowing)
+        return self._iter_windows(rows, chosen, which, self.spec.windowing)
 
     def _iter_windows(
         self, rows: _Rows, chosen: NDArray[np.int64], which: int | str | None, windowing: Windowing
@@ -460,12 +510,17 @@ class EmbeddingStore:
         shards = rows.shards[chosen]
         for source in np.split(chosen, np.flatnonzero(np.diff(shards)) + 1) if len(chosen) else ():
             keys, shard = rows.keys[source], rows.table[int(rows.shards[source[0]])]
-            with self._damage_noted():
+            try:
                 blocks = list(read_windows(self.path, shard, layers, rows.places[source], keys))
-            for place, (key, seconds) in enumerate(zip(keys.tolist(), rows.seconds[source], strict=True)):
+            except StoreFormatError as error:
+                yield from self._iter_windows(*self._followed(rows, source, error), which, windowing)
+                continue
+            sql = "SELECT key, seconds FROM tracks WHERE key IN (SELECT value FROM json_each(?))"
+            seconds = dict(self.catalog.select(sql, (json.dumps(keys.tolist()),)))
+            for place, key in enumerate(keys.tolist()):
                 frames = blocks[0][0][place].astype(np.int64)
                 values = np.stack([block[place] for _, block in blocks]).mean(axis=0, dtype=np.float32)
-                spans = window_spans(round(seconds * rate), windowing, len(frames)) / rate
+                spans = window_spans(round(seconds[key] * rate), windowing, len(frames)) / rate
                 yield WindowMatrix(number, name, np.full(len(frames), key), spans[:, 0], spans[:, 1], frames, values)
 
     def _which(self, which: int | str | None) -> tuple[int, str, tuple[Layer, ...]]:
@@ -485,22 +540,30 @@ class EmbeddingStore:
         for part in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else ():
             shard = rows.table[int(shards[part[0]])]
             there, source = consecutive(part), chosen[part]
-            with self._damage_noted():
+            try:
                 blocks = read_rows(self.path, shard, layers, rows.places[source], rows.keys[source])
                 if len(layers) == 1:
                     (out[there],) = blocks
                 else:
                     out[there] = sum(blocks, np.float32(0)) / np.float32(len(layers))
+            except StoreFormatError as error:
+                return self._matrix(*self._followed(rows, chosen, error), which)
         return LayerMatrix(number, name, rows.keys[chosen], out)
 
-    @contextmanager
-    def _damage_noted(self) -> Iterator[None]:
-        """Have whoever opens the store next look at every shard."""
-        try:
-            yield
-        except StoreFormatError as error:
-            self._catalog.unseal()
-            raise StoreFormatError(f"{error}; run 'embedstore verify', then build again") from error
+    def _followed(
+        self, rows: _Rows, chosen: NDArray[np.int64], error: StoreFormatError
+    ) -> tuple[_Rows, NDArray[np.int64]]:
+        """Find rows again whose shard was merged into another while they were read; of others, raise what is wrong."""
+        used = (rows.table[place].name for place in np.unique(rows.shards[chosen]).tolist())
+        if gone := {name for name in used if not (self.path / name).exists()}:
+            if self.catalog.version() == rows.version:
+                self.reopen()
+            fresh = self._rows()
+            if gone.isdisjoint(shard.name for shard in fresh.table.values()):
+                with suppress(TrackNotFoundError):
+                    return fresh, _places(fresh, rows.keys[chosen])
+        self.catalog.unseal()  # whoever opens the store next looks at every shard
+        raise StoreFormatError(f"{error}; run 'embedstore verify', then build again") from error
 
     # -- care ---------------------------------------------------------------------------------------------------
 
@@ -508,20 +571,121 @@ class EmbeddingStore:
         """Check every shard's sum and values, every delta, and the catalogue against them."""
         from embedstore.store.verify import verify
 
-        return verify(self.path, self._spec, self._catalog)
+        return verify(self.path, self.spec, self.catalog)
+
+    def repair(self) -> VerifyReport:
+        """Verify, and move what is damaged or foreign into the folder ``quarantine``; a build encodes those tracks again.
+
+        Raises
+        ------
+        StoreError, StoreLockedError
+            The store cannot be written.
+        """
+        from embedstore.store.verify import repair
+
+        return repair(self)
+
+    def compact(self) -> CompactReport:
+        """Merge small shards into big ones, and drop what no file holds any more; nothing else changes.
+
+        Raises
+        ------
+        StoreError, StoreLockedError
+            The store cannot be written. What was done is done, and nothing is lost.
+        """
+        from embedstore.store.upkeep import compact
+
+        return compact(self)
+
+    def remove(self, targets: Sequence[str]) -> RemoveReport:
+        """Forget tracks, by id, path or name, or all files below a folder; `compact` then frees the space.
+
+        Raises
+        ------
+        TrackNotFoundError, ParameterError
+            As `track`; then nothing is removed.
+        StoreError, StoreLockedError
+            The store cannot be written.
+        """
+        from embedstore.store.upkeep import remove
+
+        return remove(self, targets)
+
+    def merge(self, *others: EmbeddingStore) -> MergeReport:
+        """Take in the tracks of other stores of the same recipe; what this store knows about a file stays.
+
+        Raises
+        ------
+        EncoderMismatchError
+            One was written with another recipe; then nothing is taken in.
+        StoreError, StoreLockedError
+            The store cannot be written. What was done is done; the same call goes on.
+        """
+        from embedstore.store.upkeep import merge
+
+        return merge(self, others)
 
     def writer(self) -> StoreWriter:
         """Make the context manager that adds to the store: ``with store.writer() as writer: writer.add(...)``."""
         from embedstore.store.writer import StoreWriter
 
-        return StoreWriter(self.path, self._spec, self._take_catalog)
+        return StoreWriter(self.path, self.spec, partial(self.reopen, locked=True))
 
-    def _take_catalog(self) -> Catalog:
-        """Look at everything again, now that this process holds the lock."""
-        catalog = Catalog.open(self.path, self._spec, locked=True)
-        self._catalog.close()
-        self._catalog, self._cached = catalog, None
+    def next_sequence(self) -> int:
+        """Give the number of the next commit: what planned shards are numbered from."""
+        return next_sequence(self.path)
+
+    def finished(self, sequences: Iterable[int]) -> set[int]:
+        """Tell which planned shards are done: a delta that says nothing has their number."""
+        listed = {commit.name for commit in list_commits(self.path)[0]}
+        last = {number: build_delta(self.spec, number, Content(())) for number in sequences}
+        return {number for number, data in last.items() if commit_name("deltas", number, data) in listed}
+
+    def reopen(self, *, locked: bool = False) -> Catalog:
+        """Look at everything again; `locked`: this process holds the writer's lock."""
+        catalog = Catalog.open(self.path, self.spec, locked=locked)
+        self.catalog.close()
+        self.catalog, self._cached = catalog, None
         return catalog
+
+
+def shard_writer(path: str | os.PathLike[str], sequence: int, recipe: Mapping[str, Any]) -> ShardWriter:
+    """Make the context manager that adds one planned shard to a store, beside others that add theirs.
+
+    Parameters
+    ----------
+    path : path
+        Of a store that is there.
+    sequence : int
+        The shard's number, at least `EmbeddingStore.next_sequence` when it was planned.
+    recipe : mapping
+        Of the vectors that will come.
+
+    Raises
+    ------
+    EncoderMismatchError
+        The store was written with another recipe.
+    StoreError, StoreFormatError
+        As `EmbeddingStore.open`.
+    """
+    from embedstore.store.writer import ShardWriter
+
+    folder = Path(os.path.abspath(path))
+    _, stored, spec = _read_description(folder)
+    _check_recipe(folder, stored, recipe)
+    return ShardWriter(folder, spec, sequence)
+
+
+def _check_recipe(path: Path, recipe: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    stored, given = dict(_flat(recipe)), dict(_flat(json.loads(dump(dict(other)))))
+    differ = [name for name in sorted(stored | given) if stored.get(name) != given.get(name)]
+    if differ:
+        differ = ["encoder"] if "encoder" in differ else differ  # the rest follows from it
+        fields = [f"{name}: stored {_shown(stored.get(name))}, now {_shown(given.get(name))}" for name in differ]
+        raise EncoderMismatchError(
+            f"store {path} was written with another recipe; {'; '.join(fields)}; "
+            "use another --store, or leave these options out to go on as before"
+        )
 
 
 def _check_vacant(folder: Path) -> None:
@@ -538,15 +702,12 @@ def _check_vacant(folder: Path) -> None:
 def _places(rows: _Rows, keys: Keys) -> NDArray[np.int64]:
     """Find the rows of tracks."""
     wanted = np.asarray(keys, np.int64)
-    missing = wanted[~np.isin(wanted, rows.keys)]
+    last = np.searchsorted(rows.keys, wanted, "right", sorter=rows.order) - 1
+    places = rows.order[last] if len(rows.keys) else last
+    missing = wanted[rows.keys[places] != wanted] if len(rows.keys) else wanted
     if len(missing):
         raise TrackNotFoundError(f"{len(missing)} of {len(wanted)} keys are not stored; first: {missing[0]}")
-    order = np.argsort(rows.keys)
-    return order[np.searchsorted(rows.keys, wanted, sorter=order)]
-
-
-def _audio_file(path: bytes, below: int, size: int, mtime_ns: int) -> AudioFile:
-    return AudioFile(os.fsdecode(path[:below]).rstrip("/") or "/", os.fsdecode(path[below:]), size, mtime_ns)
+    return places
 
 
 def _fingerprint(recipe: Mapping[str, Any]) -> str:

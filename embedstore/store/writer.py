@@ -1,4 +1,4 @@
-"""The one process that adds to a store."""
+"""Who adds to a store: one process with the whole of it, or many with a planned shard each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,16 +16,17 @@ from numpy.typing import NDArray
 
 from embedstore.errors import EncoderError, ParameterError, StoreError, StoreFormatError
 from embedstore.store import disk, records
-from embedstore.store.catalog import WRITING, Catalog
+from embedstore.store.catalog import WRITING, Catalog, read_content
 from embedstore.store.shard import Halfs, Windows, build_shard
 from embedstore.types import MOST_WINDOW_BYTES, AudioFile, LayerEmbeddings, Track, TrackLabels, too_many_windows
 
-__all__ = ["StoreWriter"]
+__all__ = ["ShardWriter", "StoreWriter"]
 
 T = TypeVar("T")
 
 ROWS, STATEMENTS, SECONDS, BYTES = 64, 1024, 30.0, 64 * 2**20  # a commit is due at the first of these
 LARGEST_HALF = 65504.0
+PATIENCE = 600.0  # seconds that a planned shard waits for a reader that mends the catalogue
 
 
 class StoreWriter:
@@ -62,16 +64,13 @@ class StoreWriter:
             The folder cannot be written.
         """
         with disk.explained(f"cannot write to the store {self._path}"):
-            self._lock = disk.acquire_lock(self._path)
+            self._lock = self._take_lock()
             try:
-                disk.remove_temporaries(self._path)
                 for name in ("shards", "deltas"):
                     (self._path / name).mkdir(exist_ok=True)
                     if not os.access(self._path / name, os.W_OK):  # say it now, not after the first 64 tracks
                         raise PermissionError(errno.EACCES, name)  # noqa: TRY301 - the block around it explains
-                self._catalog = self._take_catalog()
-                self._catalog.seal(WRITING)
-                self._next = 1 + max((commit.sequence for commit in disk.list_commits(self._path)[0]), default=0)
+                self._begin()
             except BaseException:
                 self._release()
                 raise
@@ -82,16 +81,32 @@ class StoreWriter:
     ) -> None:
         try:
             self.commit()
-            if kind is None:
-                self._catalog.forget_gone()
+            self._end(well=kind is None)
         except StoreError:
             if not isinstance(error, StoreError):  # else the first refusal is on its way already
                 raise
         finally:
             try:
-                self._catalog.seal()
+                self._seal()
             finally:
                 self._release()
+
+    def _take_lock(self) -> int:
+        return disk.acquire_lock(self._path)
+
+    def _begin(self) -> None:
+        disk.remove_temporaries(self._path)
+        self._catalog = self._take_catalog()
+        self._catalog.seal(WRITING)
+        self._drop(self._catalog.replaced())
+        self._next = disk.next_sequence(self._path)
+
+    def _end(self, *, well: bool) -> None:
+        if well:
+            self._catalog.forget_gone()
+
+    def _seal(self) -> None:
+        self._catalog.seal()
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -243,18 +258,102 @@ class StoreWriter:
                 written = self._write("shards", build_shard(self._spec, self._next, rows, vectors, windows))
                 self._rows, self._bytes = {}, 0
                 self.committed += len(rows)
-                self._catalog.add(written, rows)
+                self._take_in(written, records.Content(rows))
             if self._statements:
-                said = self._statements
-                delta = {"statements": [records.statement_record(statement) for statement in said]}
-                written = self._write("deltas", records.dump({**self._spec.header(self._next), **delta}))
+                said = records.Content(self._statements)
+                written = self._write("deltas", records.build_delta(self._spec, self._next, said))
                 self._statements, self._spoken = [], set()
-                self._catalog.add(written, said)
+                self._take_in(written, said)
 
     def _write(self, kind: str, data: bytes) -> disk.CommitFile:
         written = disk.write_commit(self._path, kind, self._next, data)
         self._next += 1
         return written
+
+    def _take_in(self, written: disk.CommitFile, content: records.Content) -> None:
+        self._catalog.add(written, content)
+
+    def put(self, kind: str, build: Callable[[int], bytes], content: records.Content) -> str:
+        """Write a commit that is made of what others say, and then remove those that it replaces; its name.
+
+        Parameters
+        ----------
+        kind : {"shards", "deltas"}
+        build : callable
+            Makes the bytes, given the sequence number.
+        content : Content
+            What the bytes say.
+        """
+        self.commit()
+        with disk.explained(f"cannot store more in {self._path} (what it holds is safe)"):
+            written = self._write(kind, build(self._next))
+            self._take_in(written, content)
+            self._drop(content.replaces)
+        return written.name
+
+    def _drop(self, names: Sequence[str]) -> None:
+        """Remove commits that others replace: one that is left behind by a crash changes nothing but the space it takes."""
+        for name in names:
+            disk.remove_commit(self._path, name)
+            self._catalog.drop(name)
+
+
+class ShardWriter(StoreWriter):
+    """Writes down one planned shard, from any machine and beside others of its kind, without looking at the whole store.
+
+    All that it commits has the planned sequence number: planned shards speak of different files, so their order tells nothing.
+    What an earlier try has committed under that number is known and is not done again.
+
+    Made by `shard_writer`.
+    """
+
+    def __init__(self, path: Path, spec: records.Spec, sequence: int) -> None:
+        super().__init__(path, spec, lambda: Catalog(path, spec))
+        self._next = sequence
+        self._keys: set[int] = set()
+        self._files: set[AudioFile] = set()
+
+    def _take_lock(self) -> int:
+        return disk.acquire_lock(self._path, shared=True, patience=PATIENCE)
+
+    def _begin(self) -> None:
+        for commit in disk.list_commits(self._path, self._next)[0]:
+            with suppress(StoreFormatError):  # damaged: done again
+                self._take_in(commit, read_content(self._path, commit, self._spec))
+
+    def _end(self, *, well: bool) -> None:
+        """Leave the catalogue to who reads or finalizes the store."""
+
+    def _seal(self) -> None:
+        """Leave the seal, too."""
+
+    def _take_in(self, written: disk.CommitFile, content: records.Content) -> None:  # noqa: ARG002 - no catalogue
+        for item in content.items:
+            if isinstance(item, records.Row):
+                self._keys.add(item.track.key)
+                self._files.update(item.track.files)
+            elif isinstance(item, (records.Link, records.Fail)):
+                self._files.add(item.file)
+
+    def _write(self, kind: str, data: bytes) -> disk.CommitFile:
+        return disk.write_commit(self._path, kind, self._next, data)
+
+    def has_key(self, key: int) -> bool:
+        """Whether this shard holds the sound."""
+        return key in self._rows or key in self._keys
+
+    def _known(self, key: int) -> None:
+        """Believe that the store has it: a link to a track that has no row says nothing."""
+
+    def finish(self) -> None:
+        """Write down that the planned shard is done: a delta that says nothing; see `EmbeddingStore.finished`."""
+        self.commit()
+        with disk.explained(f"cannot store more in {self._path} (what it holds is safe)"):
+            self._write("deltas", records.build_delta(self._spec, self._next, records.Content(())))
+
+    def has_file(self, file: AudioFile) -> bool:
+        """Whether an earlier try has written down what this file holds, or that it failed."""
+        return file in self._files
 
 
 def _checked(record: dict[str, Any], read: Callable[[Any], T]) -> T:

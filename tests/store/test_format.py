@@ -339,7 +339,7 @@ def test_unchanged_windows_are_read():
     """What the hostile ones are made from is fine; a store without windows refuses it, and the other way round."""
     fine = [lambda f: None, lambda f: put(f, "windows_01", WINDOWS), lambda f: put(f, "window_counts", COUNTS)]
     for change in (*fine, lambda f: put(f, "window_frames", FRAMES)):
-        rows = shard.parse_shard(image(change, KEPT), "x", 1, KEPT, values=True)
+        rows = shard.parse_shard(image(change, KEPT), "x", 1, KEPT, values=True).items
         assert [(row.track, row.n_frames, row.n_windows) for row in rows] == [
             (m.track(0), 7, 2),
             (m.track(1), 5, 1),
@@ -352,11 +352,11 @@ def test_unchanged_windows_are_read():
 
 def test_an_unchanged_shard_is_read():
     """The shard that the hostile ones are made from is fine (else they would prove nothing)."""
-    assert [row.track for row in shard.parse_shard(image(lambda f: None), "x", 1, SPEC, values=True)] == [
+    assert [row.track for row in shard.parse_shard(image(lambda f: None), "x", 1, SPEC, values=True).items] == [
         m.track(i) for i in range(3)
     ]
     for change in (lambda f: put(f, "layer_01", GOOD), lambda f: put(f, "tracks", files_with())):
-        assert len(shard.parse_shard(image(change), "x", 1, SPEC, values=True)) == 3
+        assert len(shard.parse_shard(image(change), "x", 1, SPEC, values=True).items) == 3
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -373,7 +373,7 @@ def test_hostile_shards_are_refused(kind, tmp_path, monkeypatch):
 def test_a_hostile_shard_in_a_store(tmp_path):
     """In a store, too, the hostile shard is named and left out, and rows are not read from one that came later."""
     store = m.make(tmp_path / "s", range(3), (8, 8))
-    spec = store._spec
+    spec = store.spec
     rows = [records.Row(m.track(i), (m.file_hash(i),), 1) for i in range(3)]
     data = shard.build_shard(spec, 2, rows, [[v.astype("<f2") for v in m.vectors(9, (8, 8)).vectors]] * 3)
     file = h5py.File(h5py.h5f.open_file_image(data, 0x1))
@@ -430,7 +430,7 @@ def test_hostile_deltas_are_refused(tmp_path, statement):
     """A delta with a right sum and a wrong statement is named and left out whole."""
     store = m.make(tmp_path / "s", range(3))
     good = records.statement_record(records.Forget("/music/genre 0/track 00000.ogg"))
-    data = records.dump({**store._spec.header(2), "statements": [good, statement]})
+    data = records.dump({**store.spec.header(2), "statements": [good, statement]})
     name = f"deltas/00000002-{hashlib.sha256(data).hexdigest()[:32]}.json"
     (tmp_path / "s" / name).write_bytes(data)
     store = EmbeddingStore.open(tmp_path / "s")
@@ -447,7 +447,7 @@ def test_any_bytes_are_refused_or_read(data, spec):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(good)))
     with suppress(StoreFormatError):
-        assert len(shard.parse_shard(bytes(good[: cut or None]), "x", 1, spec, values=True)) == 3
+        assert len(shard.parse_shard(bytes(good[: cut or None]), "x", 1, spec, values=True).items) == 3
 
 
 def test_the_largest_half_is_kept_and_the_order_of_layers_is_the_cards(tmp_path):
