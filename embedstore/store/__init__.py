@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from embedstore.store.store import EmbeddingStore, Failure, FileState, ShardInfo, shard_writer
+from embedstore.store.planned import ShardWriter, finished_shards, shard_writer
+from embedstore.store.store import EmbeddingStore, Failure, FileState, ShardInfo
+from embedstore.store.upkeep import finalized
 from embedstore.store.verify import VerifyReport
-from embedstore.store.writer import ShardWriter, StoreWriter
+from embedstore.store.writer import StoreWriter
 
 __all__ = [
     "EmbeddingStore",
@@ -14,5 +16,7 @@ __all__ = [
     "ShardWriter",
     "StoreWriter",
     "VerifyReport",
+    "finalized",
+    "finished_shards",
     "shard_writer",
 ]

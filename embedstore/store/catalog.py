@@ -6,18 +6,21 @@ import hashlib
 import json
 import os
 import sqlite3
+import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import numpy as np
 
 from embedstore.errors import StoreError, StoreFormatError
 from embedstore.store import records
-from embedstore.store.disk import CommitFile, list_commits, read_commit, try_lock
+from embedstore.store.disk import CommitFile, list_commits, plain_file, read_commit, try_lock
 from embedstore.store.shard import parse_shard
 from embedstore.types import AudioFile, TrackLabels
 
@@ -26,7 +29,7 @@ __all__ = ["WRITING", "Catalog", "audio_file", "read_content", "root_of"]
 VERSION = 3  # of the tables: with another number the catalogue is made again
 SCHEMA = """
 CREATE TABLE commits(id INTEGER PRIMARY KEY, name TEXT, size INTEGER, mtime_ns INTEGER, keys BLOB, problem TEXT,
-                     replaces TEXT, origins TEXT);
+                     replaces TEXT, origins TEXT, plan TEXT);
 CREATE TABLE tracks(key INTEGER PRIMARY KEY, shard INTEGER, row INTEGER, seconds REAL, sample_rate INTEGER,
                     channels INTEGER, warnings TEXT, labels TEXT, windows INTEGER);
 CREATE TABLE files(id INTEGER PRIMARY KEY, path BLOB UNIQUE, below INTEGER, size INTEGER, mtime_ns INTEGER,
@@ -41,10 +44,11 @@ ON CONFLICT(path) DO UPDATE SET below = excluded.below, size = excluded.size, mt
     hash = excluded.hash, key = excluded.key, failure = excluded.failure"""
 CONTENT = (
     """SELECT name, row, key, seconds, sample_rate, channels, warnings, labels, windows
-    FROM tracks JOIN commits ON shard = commits.id ORDER BY name, row""",
+    FROM tracks JOIN commits ON shard = commits.id ORDER BY key""",
     "SELECT path, below, size, mtime_ns, hash, key, failure FROM files ORDER BY path",
     "SELECT name, keys, replaces, origins FROM commits WHERE size >= 0 ORDER BY name",
 )
+MUCH = 2**27  # bytes of commits that are worth the start of a process on each core
 WRITING = "open"  # the seal while a writer is at work
 
 
@@ -97,12 +101,13 @@ class Catalog:
 
     def _open(self, *, maintain: bool, busy: bool) -> None:
         commits, _ = list_commits(self._store)
-        seal = self._seal.read_text("ascii", "replace").strip() if self._seal.exists() else ""
-        writing = busy and seal == WRITING  # a living writer has checked the file, and adds its commits itself
+        seal = self._read_seal()
+        writing = busy and seal == [WRITING]  # a living writer has checked the file, and adds its commits itself
         new = None
-        if writing or (seal and seal == self._sum()):
-            self._connect(self._file)
-            new = self._unknown(commits)
+        if self._believed(seal, writing=writing, maintain=maintain):
+            with suppress(sqlite3.Error, TypeError, ValueError, RecursionError):  # else it holds what we never wrote
+                self._connect(self._file, read_only=writing)
+                new = self._unknown(commits)
         if new is None:
             self._rebuild(self._file if maintain else ":memory:")
         elif writing or not (new or self._left):
@@ -118,6 +123,27 @@ class Catalog:
         if maintain:
             self.seal()
 
+    def _read_seal(self) -> list[str]:
+        with suppress(OSError), plain_file(self._seal, 4096) as file:
+            return file.read().decode("ascii", "replace").split()
+        return []
+
+    def _believed(self, seal: list[str], *, writing: bool, maintain: bool) -> bool:
+        """Whether the file may be shown to SQLite, which believes what it reads, and follows a journal to other files."""
+        if not seal or self._file.is_symlink():
+            return False
+        if writing:
+            return True
+        found = self._sum().split()
+        if found[:1] != seal[:1] or [*self._store.glob("catalog.sqlite-*")]:
+            return False
+        return found == seal or (not maintain and self._is_sound())  # a copy, perhaps of a stranger's: better made anew
+
+    def _is_sound(self) -> bool:
+        """Whether the pages of the file are a tree, so that it gives no more than it has."""
+        self._connect(self._file, read_only=True)
+        return [*self._db.execute("PRAGMA quick_check(1)")] == [("ok",)]
+
     def _unknown(self, commits: Sequence[CommitFile]) -> Sequence[CommitFile] | None:
         """List what the tables lack; None if what they know is not all there, unchanged, and before the rest.
 
@@ -125,7 +151,16 @@ class Catalog:
         """
         if (*self._db.execute("PRAGMA user_version"), *self._db.execute("PRAGMA application_id")) != self._marks():
             return None
-        known = self._db.execute("SELECT name, size, mtime_ns FROM commits ORDER BY id").fetchall()
+        with closing(sqlite3.connect(":memory:")) as ours:  # no views, no triggers
+            ours.executescript(SCHEMA)
+            if _tables(self._db) != _tables(ours):
+                return None
+        sql = "SELECT name, size, mtime_ns, replaces, origins FROM commits ORDER BY id"
+        known = []
+        for *commit, replaces, origins in self._db.execute(sql):
+            for names in (replaces, origins, json.dumps(commit[:1])):
+                records.read_names({"names": json.loads(names or "[]")}, "names")
+            known.append(tuple(commit))
         listed = {commit.name for commit in commits}
         self._gone = {name for name, _, _ in known} - listed
         lost = {name for name, size, _ in known if size >= 0} - listed
@@ -145,24 +180,27 @@ class Catalog:
         """Tell these tables from those of another version or another store."""
         return (VERSION,), (int(self._spec.store_id[:7], 16),)
 
-    def _connect(self, where: Path | str) -> None:
+    def _connect(self, where: Path | str, *, read_only: bool = False) -> None:
         self._db.close()
-        self._db = sqlite3.connect(where, timeout=10, isolation_level=None, check_same_thread=False)
+        uri = f"file:{quote(os.fsencode(where))}?mode=ro" if read_only else os.fspath(where)
+        self._db = sqlite3.connect(uri, timeout=10, isolation_level=None, check_same_thread=False, uri=read_only)
         # no waiting for the disk: after a crash of the machine the seal does not fit, and the tables are made again
         self._db.executescript("PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF;")
 
-    def _sum(self) -> str | None:
-        with suppress(OSError), self._file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        return None
+    def _sum(self) -> str:
+        """Sum the file up, and say which file it is: a copy has another inode and time."""
+        with suppress(OSError), plain_file(self._file, sys.maxsize) as file:
+            found = os.fstat(file.fileno())
+            return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {found.st_ino}-{found.st_ctime_ns}"
+        return ""
 
     def seal(self, text: str | None = None) -> None:
         """Say that the file is at rest, with this sum; or ``WRITING``, that it is consistent between transactions."""
         with suppress(OSError):
             if self._db.execute("PRAGMA database_list").fetchone()[2] and (text := text or self._sum()):
-                handle = os.open(self._seal, os.O_WRONLY | os.O_CREAT, 0o666)
+                handle = os.open(self._seal, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
                 try:
-                    os.pwrite(handle, text.ljust(64).encode(), 0)  # half of it would fit nothing
+                    os.pwrite(handle, text.ljust(112).encode(), 0)  # half of it would fit nothing
                 finally:
                     os.close(handle)
 
@@ -174,7 +212,7 @@ class Catalog:
     def _rebuild(self, where: Path | str) -> None:
         self._db.close()
         if where == self._file:
-            for path in (self._seal, self._file, self._file.with_name("catalog.sqlite-journal")):
+            for path in (self._seal, self._file, *self._store.glob("catalog.sqlite-*")):
                 path.unlink(missing_ok=True)
         self._connect(where)
         (version,), (store,) = self._marks()
@@ -184,12 +222,14 @@ class Catalog:
         self._take_in(list_commits(self._store)[0])
 
     def _take_in(self, commits: Sequence[CommitFile]) -> None:
-        for commit in commits:
-            problem, content = None, records.Content(())
-            try:
-                content = read_content(self._store, commit, self._spec, values=self._values)
-            except StoreFormatError as error:
-                problem = str(error)
+        read: Callable[[CommitFile], tuple[records.Content, str | None]]
+        read = partial(_content_or_problem, self._store, self._spec, values=self._values)
+        contents: Iterable[tuple[records.Content, str | None]] = map(read, commits)
+        if sum(commit.size for commit in commits) > MUCH:
+            from joblib import Parallel, delayed
+
+            contents = Parallel(-1, return_as="generator", pre_dispatch="2 * n_jobs")(map(delayed(read), commits))
+        for commit, (content, problem) in zip(commits, contents, strict=True):
             self._apply(commit, content, problem)
 
     def add(self, commit: CommitFile, content: records.Content) -> None:
@@ -217,9 +257,9 @@ class Catalog:
         keys = np.array([row.track.key for row in content.items], "<i8").tobytes() if shard else b""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            sql = "INSERT INTO commits VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)"
+            sql = "INSERT INTO commits VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
             names = [json.dumps(names) if names else None for names in (content.replaces, content.origins)]
-            place = self._db.execute(sql, (*commit, keys, problem, *names)).lastrowid
+            place = self._db.execute(sql, (*commit, keys, problem, *names, content.plan)).lastrowid
             if shard:
                 self._apply_rows(content.items, place)
             else:
@@ -318,6 +358,10 @@ class Catalog:
         """List the commits that are in the tables."""
         return [CommitFile(*row) for row in self.select("SELECT name, size, mtime_ns FROM commits WHERE size >= 0")]
 
+    def marks(self) -> dict[str, str]:
+        """Give the plan of each commit that says that one of its shards is done, by the commit's name."""
+        return dict(self.select("SELECT name, plan FROM commits WHERE plan <> ''"))
+
     def problems(self) -> list[str]:
         """Say what was left out."""
         return [row[0] for row in self.select("SELECT problem FROM commits WHERE problem IS NOT NULL ORDER BY id")]
@@ -337,6 +381,10 @@ class Catalog:
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+
+
+def _tables(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    return db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
 
 
 def _place(file: AudioFile) -> tuple[bytes, int, int, int]:
@@ -370,3 +418,12 @@ def read_content(store: Path, commit: CommitFile, spec: records.Spec, *, values:
         return records.read_delta(data, commit.sequence, spec)
     except StoreFormatError as error:
         raise StoreFormatError(f"{commit.name} is not a delta of this store: {error}") from error
+
+
+def _content_or_problem(
+    store: Path, spec: records.Spec, commit: CommitFile, *, values: bool
+) -> tuple[records.Content, str | None]:
+    try:
+        return read_content(store, commit, spec, values=values), None
+    except StoreFormatError as error:
+        return records.Content(()), str(error)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,8 +25,10 @@ __all__ = [
     "explained",
     "list_commits",
     "next_sequence",
+    "plain_file",
     "quarantine",
     "read_commit",
+    "refuse_link",
     "remove_commit",
     "remove_temporaries",
     "sync_folder",
@@ -46,6 +50,7 @@ REASONS = {
     errno.EPERM: "permission denied; check the owner and mode",
     errno.EMFILE: "too many open files in this process; raise the limit (ulimit -n)",
     errno.ENFILE: "too many open files on this machine",
+    errno.ELOOP: "a link lies where a plain file or folder should be; take it away",
 }
 
 
@@ -83,6 +88,26 @@ def explained(doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise StoreError(f"{doing}: {REASONS.get(error.errno or 0, error.strerror or error)}") from error
+
+
+@contextmanager
+def plain_file(path: Path, most: int = LARGEST) -> Iterator[io.BufferedReader]:
+    """Open a file that somebody else may have put there: never through a link, never a pipe or a device.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is no plain file of at most `most` bytes.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+            raise OSError(errno.EINVAL, f"it is no plain file of at most {most} bytes")
+        with open(handle, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -159,9 +184,16 @@ def write_commit(store: Path, kind: str, sequence: int, data: bytes) -> CommitFi
 
 
 def list_commits(store: Path, sequence: int | None = None) -> tuple[list[CommitFile], list[str]]:
-    """List shards and deltas in the order they count, or those of one number; and the names there that are not ours."""
+    """List shards and deltas in the order they count, or those of one number; and the names there that are not ours.
+
+    Raises
+    ------
+    OSError
+        A folder cannot be listed, or is a link: what lies elsewhere is not the store's to move or remove.
+    """
     commits, foreign = [], []
     for folder, suffix in SUFFIX.items():
+        refuse_link(store / folder)
         entries = list(os.scandir(store / folder)) if (store / folder).exists() else []
         for entry in entries:
             if sequence is not None and not entry.name.startswith(f"{sequence:08d}-"):
@@ -174,6 +206,12 @@ def list_commits(store: Path, sequence: int | None = None) -> tuple[list[CommitF
             elif ".tmp-" not in entry.name and not entry.name.startswith("."):
                 foreign.append(f"{folder}/{entry.name}")
     return sorted(commits, key=lambda commit: commit.order), sorted(foreign)
+
+
+def refuse_link(folder: Path) -> None:
+    """Raise OSError if a folder of the store is a link."""
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
 
 
 def next_sequence(store: Path) -> int:
@@ -207,6 +245,9 @@ def read_commit(store: Path, commit: CommitFile) -> bytes:
 
 def remove_commit(store: Path, name: str) -> None:
     """Remove a shard or delta that another one stands for; nothing depends on when the disk learns of it."""
+    folder, _, file = name.partition("/")
+    if folder not in SUFFIX or not NAME.fullmatch(file):  # a catalogue may say anything
+        raise StoreFormatError(f"{name!r:.200} is not a shard or delta; it is not removed")
     with suppress(FileNotFoundError):
         os.unlink(store / name)  # noqa: PTH108 - the twin of os.rename
 
@@ -214,8 +255,11 @@ def remove_commit(store: Path, name: str) -> None:
 def quarantine(store: Path, name: str) -> str:
     """Move what lies in a folder of commits and cannot be one out of the way; its new name below the store."""
     folder = store / "quarantine"
+    refuse_link(folder)
     folder.mkdir(exist_ok=True)
     moved = f"quarantine/{name.replace('/', '-')}"
+    if len(os.fsencode(moved)) > 240 or os.path.lexists(store / moved):  # as long as names can be, or there already
+        moved = f"{os.fsdecode(os.fsencode(moved)[:200])}-{secrets.token_hex(8)}"
     os.rename(store / name, store / moved)  # noqa: PTH104 - anything, not only files
     for where in (folder, (store / name).parent):
         sync_folder(where)
@@ -242,7 +286,7 @@ def try_lock(store: Path, *, shared: bool = False) -> int | None:
     """
     import fcntl
 
-    handle = os.open(store / "writer.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    handle = os.open(store / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
@@ -271,5 +315,6 @@ def acquire_lock(store: Path, *, shared: bool = False, patience: float = 2.0) ->
         if handle is not None:
             return handle
         time.sleep(0.05)
-    holder = (store / "writer.lock").read_text("utf-8", "replace").strip()
+    with plain_file(store / "writer.lock") as file:
+        holder = file.read(200).decode("utf-8", "replace").strip()
     raise StoreLockedError(f"another process ({holder or 'unknown'}) is writing to {store}; wait for it or stop it")

@@ -23,9 +23,12 @@ __all__ = [
     "Statement",
     "Touch",
     "build_delta",
+    "build_mark",
     "dump",
     "parse",
     "read_delta",
+    "read_file",
+    "read_labels",
     "read_names",
     "read_row",
     "row_record",
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+MOST_VALUES = 2**23  # in a JSON text: many times those of the largest that is written
 COMMIT = re.compile(r"(shards/\d{8}-[0-9a-f]{32}\.h5|deltas/\d{8}-[0-9a-f]{32}\.json)")
 
 
@@ -123,11 +127,14 @@ class Content(NamedTuple):
         Names of commits that say nothing more beside this one, and may be removed.
     origins : tuple of str
         Names of the shards that its rows were first committed in, if it was merged from others.
+    plan : str
+        Id of the plan, of a delta that only says that one of its shards is done.
     """
 
     items: Sequence[Any]
     replaces: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    plan: str = ""
 
 
 STATEMENTS: dict[str, type[Statement]] = {"link": Link, "touch": Touch, "fail": Fail, "label": Label, "forget": Forget}
@@ -140,6 +147,8 @@ def dump(data: Any) -> bytes:
 
 def parse(data: bytes, what: str) -> Any:
     """Read JSON, or raise StoreFormatError."""
+    if data.count(b",") > MOST_VALUES:  # each may take twenty times the room of its bytes
+        raise StoreFormatError(f"{what} lists more than {MOST_VALUES} values")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -187,7 +196,8 @@ def _path(path: str) -> str:
     return path
 
 
-def _file(data: Any) -> AudioFile:
+def read_file(data: Any) -> AudioFile:
+    """Read where a file is and what stamp it has."""
     root = take(data, "root", str).rstrip("/") or "/"
     stamp = take(data, "mtime_ns", int, least=-(2**63))  # a time may lie before 1970
     file = AudioFile(root, take(data, "path", str), take(data, "size", int), stamp)
@@ -195,7 +205,8 @@ def _file(data: Any) -> AudioFile:
     return file
 
 
-def _labels(data: Any) -> TrackLabels:
+def read_labels(data: Any) -> TrackLabels:
+    """Read the labels of a track."""
     texts = (take(data, name, str) for name in ("album", "title", "source"))
     return TrackLabels(_texts(data, "genres"), _texts(data, "artists"), *texts)
 
@@ -222,23 +233,23 @@ def read_row(key: int, data: Any, n_windows: int = 0) -> Row:
         raise StoreFormatError(f"a track has at least one file and 0..1e9 seconds; found {len(files)}, {seconds}")
     track = Track(
         key,
-        tuple(_file(file) for file in files),
+        tuple(read_file(file) for file in files),
         seconds,
         take(data, "sample_rate", int),
         take(data, "channels", int),
-        _labels(data.get("labels")),
+        read_labels(data.get("labels")),
         _texts(data, "warnings"),
     )
     return Row(track, tuple(_hash(file) for file in files), take(data, "n_frames", int), n_windows)
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
-    "file": lambda data: _file(data.get("file")),
+    "file": lambda data: read_file(data.get("file")),
     "hash": _hash,
     "key": lambda data: take(data, "key", int),
     "stage": lambda data: take(data, "stage", str),
     "reason": lambda data: take(data, "reason", str),
-    "labels": lambda data: _labels(data.get("labels")),
+    "labels": lambda data: read_labels(data.get("labels")),
     "path": lambda data: _path(take(data, "path", str)),
 }
 
@@ -255,12 +266,17 @@ def build_delta(spec: Spec, sequence: int, content: Content) -> bytes:
     return dump({**spec.header(sequence), **said, **({"replaces": content.replaces} if content.replaces else {})})
 
 
+def build_mark(spec: Spec, sequence: int, plan: str) -> bytes:
+    """Make the bytes of a delta that says nothing, but that a shard of a plan is done."""
+    return dump({**spec.header(sequence), "statements": [], "plan": plan})
+
+
 def read_delta(data: bytes, sequence: int, spec: Spec) -> Content:
     """Read what `build_delta` made."""
     delta = parse(data, "it")
     spec.check(delta, sequence)
     statements = [read_statement(statement) for statement in take(delta, "statements", list)]
-    return Content(statements, read_names(delta, "replaces"))
+    return Content(statements, read_names(delta, "replaces"), plan=take(delta, "plan", str) if "plan" in delta else "")
 
 
 def read_names(header: Any, field: str) -> tuple[str, ...]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
-import re
-import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,19 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.audio import window_spans
-from embedstore.errors import EncoderMismatchError, ParameterError, StoreError, StoreFormatError, TrackNotFoundError
+from embedstore.errors import ParameterError, StoreError, StoreFormatError, TrackNotFoundError
 from embedstore.store.catalog import Catalog, audio_file, root_of
-from embedstore.store.disk import (
-    acquire_lock,
-    commit_name,
-    explained,
-    list_commits,
-    next_sequence,
-    sync_folder,
-    write_file,
-)
-from embedstore.store.records import FORMAT, Content, Spec, build_delta, dump, parse, take
-from embedstore.store.shard import ShardInfo, consecutive, read_rows, read_windows
+from embedstore.store.description import check_recipe, create_folder, read_description
+from embedstore.store.disk import explained, next_sequence, plain_file, write_file
+from embedstore.store.records import dump, parse
+from embedstore.store.shard import ShardInfo, consecutive, read_rows, read_windows, widen
 from embedstore.types import (
     AudioFile,
     EncoderCard,
@@ -51,12 +41,11 @@ from embedstore.types import (
 if TYPE_CHECKING:
     from embedstore.store.upkeep import CompactReport, MergeReport, RemoveReport
     from embedstore.store.verify import VerifyReport
-    from embedstore.store.writer import ShardWriter, StoreWriter
+    from embedstore.store.writer import StoreWriter
 
-__all__ = ["EmbeddingStore", "Failure", "FileState", "ShardInfo", "shard_writer"]
+__all__ = ["EmbeddingStore", "Failure", "FileState", "ShardInfo"]
 
 SETTINGS = "settings.json"
-OURS = {"shards", "deltas", "indices", "writer.lock"}  # what a creation that was cut short may have left
 VISIBLE = "EXISTS (SELECT 1 FROM files WHERE files.key = tracks.key)"
 TRACKS = """
 SELECT key, seconds, sample_rate, channels, warnings, labels, path, below, size, mtime_ns, hash
@@ -118,7 +107,7 @@ class EmbeddingStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.abspath(path))
-        self.card, self.recipe, self.spec = _read_description(self.path)
+        self.card, self.recipe, self.spec = read_description(self.path)
         self.fingerprint, self.id = self.spec.fingerprint, self.spec.store_id
         self._cached: _Rows | None = None
         with explained(f"cannot read the store {self.path}"):
@@ -161,20 +150,7 @@ class EmbeddingStore:
             The recipe keeps windows and does not say which.
         """
         folder = Path(os.path.abspath(path))
-        _windowing(recipe)  # refuse it before anything is written
-        text = {"format": FORMAT, "id": secrets.token_hex(16), "fingerprint": _fingerprint(recipe)}
-        described = json.dumps({**text, "card": card.to_dict(), "recipe": dict(recipe)}, indent=1)
-        with explained(f"cannot create a store at {folder}"):
-            _check_vacant(folder)
-            for name in ("shards", "deltas"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            sync_folder(folder.parent)
-            lock = acquire_lock(folder)
-            try:
-                _check_vacant(folder)  # nobody else was faster
-                write_file(folder / "store.json", described.encode())
-            finally:
-                os.close(lock)
+        create_folder(folder, card, recipe)
         return cls(folder)
 
     @classmethod
@@ -202,7 +178,7 @@ class EmbeddingStore:
         EncoderMismatchError
             Names each field that differs.
         """
-        _check_recipe(self.path, self.recipe, recipe)
+        check_recipe(self.path, self.recipe, recipe)
 
     def remember(self, name: str, value: Any) -> None:
         """Keep a preference, plain data, for later runs. Vectors never depend on it.
@@ -233,11 +209,11 @@ class EmbeddingStore:
                 self.remember(name, both)
 
     def _settings(self) -> dict[str, Any]:
-        try:
-            kept = json.loads((self.path / SETTINGS).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return kept if isinstance(kept, dict) else {}
+        with suppress(OSError, ValueError, RecursionError), plain_file(self.path / SETTINGS, 2**24) as file:
+            kept = parse(file.read(), SETTINGS)
+            dump(kept)  # else it could not be kept again
+            return kept if isinstance(kept, dict) else {}
+        return {}
 
     def close(self) -> None:
         """Let go of the catalogue's file."""
@@ -266,7 +242,7 @@ class EmbeddingStore:
             places = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
             seen = np.zeros(len(keys), bool)
             seen[len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]] = True  # the last row of each key
-            if hidden := self.catalog.select(f"SELECT key FROM tracks WHERE NOT {VISIBLE}"):  # noqa: S608 - a constant
+            if hidden := self.catalog.select(f"SELECT key FROM tracks WHERE NOT {VISIBLE} ORDER BY key"):  # noqa: S608 - a constant
                 seen &= ~np.isin(keys, np.array(hidden).ravel())
             keys = keys[seen]
             keys.setflags(write=False)
@@ -542,10 +518,14 @@ class EmbeddingStore:
             there, source = consecutive(part), chosen[part]
             try:
                 blocks = read_rows(self.path, shard, layers, rows.places[source], rows.keys[source])
-                if len(layers) == 1:
-                    (out[there],) = blocks
-                else:
+                if len(layers) > 1:
                     out[there] = sum(blocks, np.float32(0)) / np.float32(len(layers))
+                else:
+                    (block,) = blocks
+                    if isinstance(there, slice):
+                        widen(block, out[there])
+                    else:
+                        out[there] = block
             except StoreFormatError as error:
                 return self._matrix(*self._followed(rows, chosen, error), which)
         return LayerMatrix(number, name, rows.keys[chosen], out)
@@ -585,8 +565,13 @@ class EmbeddingStore:
 
         return repair(self)
 
-    def compact(self) -> CompactReport:
+    def compact(self, *, least: int = 1) -> CompactReport:
         """Merge small shards into big ones, and drop what no file holds any more; nothing else changes.
+
+        Parameters
+        ----------
+        least : int
+            Do nothing if fewer shards and deltas than these could go.
 
         Raises
         ------
@@ -595,7 +580,7 @@ class EmbeddingStore:
         """
         from embedstore.store.upkeep import compact
 
-        return compact(self)
+        return compact(self, least)
 
     def remove(self, targets: Sequence[str]) -> RemoveReport:
         """Forget tracks, by id, path or name, or all files below a folder; `compact` then frees the space.
@@ -635,68 +620,12 @@ class EmbeddingStore:
         """Give the number of the next commit: what planned shards are numbered from."""
         return next_sequence(self.path)
 
-    def finished(self, sequences: Iterable[int]) -> set[int]:
-        """Tell which planned shards are done: a delta that says nothing has their number."""
-        listed = {commit.name for commit in list_commits(self.path)[0]}
-        last = {number: build_delta(self.spec, number, Content(())) for number in sequences}
-        return {number for number, data in last.items() if commit_name("deltas", number, data) in listed}
-
     def reopen(self, *, locked: bool = False) -> Catalog:
         """Look at everything again; `locked`: this process holds the writer's lock."""
         catalog = Catalog.open(self.path, self.spec, locked=locked)
         self.catalog.close()
         self.catalog, self._cached = catalog, None
         return catalog
-
-
-def shard_writer(path: str | os.PathLike[str], sequence: int, recipe: Mapping[str, Any]) -> ShardWriter:
-    """Make the context manager that adds one planned shard to a store, beside others that add theirs.
-
-    Parameters
-    ----------
-    path : path
-        Of a store that is there.
-    sequence : int
-        The shard's number, at least `EmbeddingStore.next_sequence` when it was planned.
-    recipe : mapping
-        Of the vectors that will come.
-
-    Raises
-    ------
-    EncoderMismatchError
-        The store was written with another recipe.
-    StoreError, StoreFormatError
-        As `EmbeddingStore.open`.
-    """
-    from embedstore.store.writer import ShardWriter
-
-    folder = Path(os.path.abspath(path))
-    _, stored, spec = _read_description(folder)
-    _check_recipe(folder, stored, recipe)
-    return ShardWriter(folder, spec, sequence)
-
-
-def _check_recipe(path: Path, recipe: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    stored, given = dict(_flat(recipe)), dict(_flat(json.loads(dump(dict(other)))))
-    differ = [name for name in sorted(stored | given) if stored.get(name) != given.get(name)]
-    if differ:
-        differ = ["encoder"] if "encoder" in differ else differ  # the rest follows from it
-        fields = [f"{name}: stored {_shown(stored.get(name))}, now {_shown(given.get(name))}" for name in differ]
-        raise EncoderMismatchError(
-            f"store {path} was written with another recipe; {'; '.join(fields)}; "
-            "use another --store, or leave these options out to go on as before"
-        )
-
-
-def _check_vacant(folder: Path) -> None:
-    """Refuse to make a store in the middle of something else."""
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder} is a file; a store is a folder")
-    found = {path.name for path in folder.iterdir() if ".tmp-" not in path.name} if folder.exists() else set()
-    if "store.json" in found:
-        raise StoreError(f"{folder} is a store already; open it")
-    if other := found - OURS:
-        raise StoreError(f"{folder} is not empty (it holds {min(other)!r}); choose a new or empty folder")
 
 
 def _places(rows: _Rows, keys: Keys) -> NDArray[np.int64]:
@@ -708,57 +637,3 @@ def _places(rows: _Rows, keys: Keys) -> NDArray[np.int64]:
     if len(missing):
         raise TrackNotFoundError(f"{len(missing)} of {len(wanted)} keys are not stored; first: {missing[0]}")
     return places
-
-
-def _fingerprint(recipe: Mapping[str, Any]) -> str:
-    return hashlib.sha256(dump(dict(recipe))).hexdigest()
-
-
-def _windowing(recipe: Mapping[str, Any]) -> Windowing | None:
-    """Read how tracks are cut, if the windows are kept."""
-    if recipe.get("windows") != "kept":
-        return None
-    names = ("length", "hop", "pad", "min_tail", "tail", "short")
-    if missing := [f"window_{name}" for name in names if f"window_{name}" not in recipe]:
-        raise ParameterError(f"a recipe whose windows are kept says how tracks are cut; it has no {', '.join(missing)}")
-    cut = {name: recipe[f"window_{name}"] for name in names}
-    return Windowing(**{**cut, "hop": cut["hop"] or 1})  # a whole track has none
-
-
-def _flat(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """List the leaves of nested objects by dotted name."""
-    if isinstance(data, dict) and data:
-        for key, value in data.items():
-            yield from _flat(value, f"{name}.{key}" if name else key)
-    else:
-        yield name, data
-
-
-def _shown(value: Any) -> str:
-    """Write a recipe's value in few words; layers by number."""
-    if isinstance(value, list) and all(isinstance(item, dict) and "number" in item for item in value):
-        return ", ".join(str(item["number"]) for item in value)
-    return f"{value!s:.80}" if value not in (None, "") else "(none)"
-
-
-def _read_description(path: Path) -> tuple[EncoderCard, dict[str, Any], Spec]:
-    """Read ``store.json``."""
-    file = path / "store.json"
-    with explained(f"cannot read {file}"):
-        if not file.exists():
-            if (path / "shards").is_dir() and any((path / "shards").iterdir()):
-                raise StoreError(f"{path} holds shards but no store.json: it was lost; put it back from a copy")
-            found = "a file" if path.is_file() else "a folder that is not a store" if path.exists() else "nothing"
-            raise StoreError(f"there is no store at {path} (found {found}); make one with: embedstore build AUDIO_DIR")
-        data = parse(file.read_bytes(), str(file))
-    try:
-        if (version := take(data, "format", int)) > FORMAT:
-            raise StoreFormatError(f"it has format {version}, this version reads {FORMAT}: upgrade embedstore-mir")  # noqa: TRY301 - one place to name the file
-        recipe, card = take(data, "recipe", dict), EncoderCard.from_dict(take(data, "card", dict))
-        layers = tuple((layer.number, layer.name, take(vars(layer), "dim", int, least=1)) for layer in card.layers)
-        spec = Spec(take(data, "id", str), take(data, "fingerprint", str), layers, _windowing(recipe))
-        if spec.fingerprint != _fingerprint(recipe) or not re.fullmatch("[0-9a-f]{32}", spec.store_id):
-            raise StoreFormatError("its recipe or its id was changed")  # noqa: TRY301 - the same
-    except (StoreFormatError, ParameterError, TypeError, KeyError) as error:
-        raise StoreFormatError(f"{file} does not describe a store: {error}") from error
-    return card, recipe, spec

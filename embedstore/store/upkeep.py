@@ -18,16 +18,18 @@ from embedstore.store import records
 from embedstore.store.catalog import read_content
 from embedstore.store.disk import CommitFile, list_commits, read_commit
 from embedstore.store.shard import Halfs, ShardInfo, Windows, build_shard, load_shard
+from embedstore.store.writer import checked
 from embedstore.types import Keys, TrackLabels
 
 if TYPE_CHECKING:
     from embedstore.store.store import EmbeddingStore
     from embedstore.store.writer import StoreWriter
 
-__all__ = ["CompactReport", "MergeReport", "RemoveReport", "compact", "merge", "remove"]
+__all__ = ["CompactReport", "MergeReport", "RemoveReport", "compact", "finalized", "merge", "remove"]
 
 ROWS, BYTES = 4096, 2**27  # of a merged shard, at most (one track may have more)
 STATEMENTS = 2**16  # of a merged delta
+FINALIZED, MOST_PLANS = "finalized", 1000  # a preference of the store: ids of plans
 
 _Loaded = tuple[records.Row, list[Halfs], Windows]  # a track with all its vectors
 
@@ -103,14 +105,19 @@ class RemoveReport:
 # -- compact ------------------------------------------------------------------------------------------------------
 
 
-def compact(store: EmbeddingStore) -> CompactReport:
+def compact(store: EmbeddingStore, least: int) -> CompactReport:
     """Do `EmbeddingStore.compact`."""
     with store.writer() as writer:
         before, shards, keys = list_commits(store.path)[0], store.shards(), store.keys_by_shard()
+        marks = {name for name, plan in store.catalog.marks().items() if plan not in finalized(store)}
+        deltas = [commit for commit in before if commit.name.endswith(".json") and commit.name not in marks]
         useless = [shard.name for shard in shards if shard.name not in keys]
+        groups = list(_groups([shard for shard in shards if shard.name in keys], keys))
+        if sum(map(len, groups)) + len(useless) + len(deltas[1:]) < least:
+            groups, useless, deltas = [], [], []
         damage = list[str]()
         new, unsaid = set[str](), set[str]()  # shards that are written here; paths that only replaced shards speak of
-        for group in _groups([shard for shard in shards if shard.name in keys], keys):
+        for group in groups:
             loaded, merged = list[_Loaded](), list[ShardInfo]()
             for shard in group:
                 try:
@@ -125,7 +132,6 @@ def compact(store: EmbeddingStore) -> CompactReport:
                 origins = tuple(name for shard in merged for name in shard.origins)
                 new.add(_put(store, writer, loaded, tuple(shard.name for shard in merged), origins))
                 unsaid -= {file.full_path for row, _, _ in loaded for file in row.track.files}
-        deltas = [commit for commit in before if commit.name.endswith(".json")]
         if new or useless or len(deltas) > 1:
             _fold(store, writer, deltas, unsaid, new, useless)
     if damage:
@@ -137,6 +143,15 @@ def compact(store: EmbeddingStore) -> CompactReport:
         dropped=sum(shard.rows for shard in shards) - sum(shard.rows for shard in store.shards()),
         problems=(*store.problems, *damage),
     )
+
+
+def finalized(store: EmbeddingStore, plan: str | None = None) -> list[str]:
+    """List the plans whose work is over; with a `plan`, note that its is."""
+    known = store.remembered(FINALIZED)
+    known = known[-MOST_PLANS:] if isinstance(known, list) else []
+    if plan is not None and plan not in known:
+        store.remember(FINALIZED, [*known, plan])
+    return known
 
 
 def _groups(shards: Sequence[ShardInfo], keys: Mapping[str, Keys]) -> Iterator[list[ShardInfo]]:
@@ -206,7 +221,7 @@ def _fold(
     words = [store.catalog.word_on_file(path, new) for path in sorted(paths)]
     words += [store.catalog.word_on_labels(key, new) for key in sorted(keys)]
     now = [word for word in words if word is not None]
-    starts = range(0, max(1, len(now)), STATEMENTS)
+    starts = range(0, max(1, len(now)), STATEMENTS) if now or replaces else ()
     for start in starts:
         content = records.Content(now[start : start + STATEMENTS], tuple(replaces) if start == starts[-1] else ())
         writer.put("deltas", partial(records.build_delta, store.spec, content=content), content)
@@ -281,6 +296,8 @@ class _Intake:
 
     def _flush(self) -> None:
         if self._loaded:
+            for row, _, _ in self._loaded:  # as the other store's catalogue describes them: perhaps that of a stranger
+                checked(records.row_record(row), partial(records.read_row, row.track.key, n_windows=row.n_windows))
             _put(self._store, self._writer, self._loaded)
         self._loaded, self._bytes = [], 0
 

@@ -1,4 +1,4 @@
-"""Who adds to a store: one process with the whole of it, or many with a planned shard each."""
+"""The one process that adds to a store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,17 +15,16 @@ from numpy.typing import NDArray
 
 from embedstore.errors import EncoderError, ParameterError, StoreError, StoreFormatError
 from embedstore.store import disk, records
-from embedstore.store.catalog import WRITING, Catalog, read_content
+from embedstore.store.catalog import WRITING, Catalog
 from embedstore.store.shard import Halfs, Windows, build_shard
 from embedstore.types import MOST_WINDOW_BYTES, AudioFile, LayerEmbeddings, Track, TrackLabels, too_many_windows
 
-__all__ = ["ShardWriter", "StoreWriter"]
+__all__ = ["StoreWriter", "checked"]
 
 T = TypeVar("T")
 
 ROWS, STATEMENTS, SECONDS, BYTES = 64, 1024, 30.0, 64 * 2**20  # a commit is due at the first of these
 LARGEST_HALF = 65504.0
-PATIENCE = 600.0  # seconds that a planned shard waits for a reader that mends the catalogue
 
 
 class StoreWriter:
@@ -149,7 +147,7 @@ class StoreWriter:
         if not 0 <= track.key < 2**63:
             raise ParameterError(f"a track's key is from 0 to 2^63 - 1; got {track.key}")
         n_windows = len(embeddings.windows)
-        row = _checked(
+        row = checked(
             records.row_record(records.Row(track, (file_hash,), embeddings.n_frames)),
             lambda data: records.read_row(track.key, data, n_windows),
         )
@@ -221,7 +219,7 @@ class StoreWriter:
             raise ParameterError(f"no stored track has the key {key}")
 
     def _say(self, statement: records.Statement) -> None:
-        statement = _checked(records.statement_record(statement), records.read_statement)
+        statement = checked(records.statement_record(statement), records.read_statement)
         self._started()
         self._statements.append(statement)
         match statement:
@@ -298,65 +296,7 @@ class StoreWriter:
             self._catalog.drop(name)
 
 
-class ShardWriter(StoreWriter):
-    """Writes down one planned shard, from any machine and beside others of its kind, without looking at the whole store.
-
-    All that it commits has the planned sequence number: planned shards speak of different files, so their order tells nothing.
-    What an earlier try has committed under that number is known and is not done again.
-
-    Made by `shard_writer`.
-    """
-
-    def __init__(self, path: Path, spec: records.Spec, sequence: int) -> None:
-        super().__init__(path, spec, lambda: Catalog(path, spec))
-        self._next = sequence
-        self._keys: set[int] = set()
-        self._files: set[AudioFile] = set()
-
-    def _take_lock(self) -> int:
-        return disk.acquire_lock(self._path, shared=True, patience=PATIENCE)
-
-    def _begin(self) -> None:
-        for commit in disk.list_commits(self._path, self._next)[0]:
-            with suppress(StoreFormatError):  # damaged: done again
-                self._take_in(commit, read_content(self._path, commit, self._spec))
-
-    def _end(self, *, well: bool) -> None:
-        """Leave the catalogue to who reads or finalizes the store."""
-
-    def _seal(self) -> None:
-        """Leave the seal, too."""
-
-    def _take_in(self, written: disk.CommitFile, content: records.Content) -> None:  # noqa: ARG002 - no catalogue
-        for item in content.items:
-            if isinstance(item, records.Row):
-                self._keys.add(item.track.key)
-                self._files.update(item.track.files)
-            elif isinstance(item, (records.Link, records.Fail)):
-                self._files.add(item.file)
-
-    def _write(self, kind: str, data: bytes) -> disk.CommitFile:
-        return disk.write_commit(self._path, kind, self._next, data)
-
-    def has_key(self, key: int) -> bool:
-        """Whether this shard holds the sound."""
-        return key in self._rows or key in self._keys
-
-    def _known(self, key: int) -> None:
-        """Believe that the store has it: a link to a track that has no row says nothing."""
-
-    def finish(self) -> None:
-        """Write down that the planned shard is done: a delta that says nothing; see `EmbeddingStore.finished`."""
-        self.commit()
-        with disk.explained(f"cannot store more in {self._path} (what it holds is safe)"):
-            self._write("deltas", records.build_delta(self._spec, self._next, records.Content(())))
-
-    def has_file(self, file: AudioFile) -> bool:
-        """Whether an earlier try has written down what this file holds, or that it failed."""
-        return file in self._files
-
-
-def _checked(record: dict[str, Any], read: Callable[[Any], T]) -> T:
+def checked(record: dict[str, Any], read: Callable[[Any], T]) -> T:
     """Read a record back before it is written: one that cannot be read would take a whole commit with it."""
     try:
         return read(records.parse(records.dump(record), "it"))

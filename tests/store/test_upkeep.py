@@ -18,7 +18,7 @@ from embedstore.errors import (
     StoreLockedError,
     TrackNotFoundError,
 )
-from embedstore.store import EmbeddingStore, disk, shard_writer, upkeep
+from embedstore.store import EmbeddingStore, disk, finalized, finished_shards, shard_writer, upkeep
 from embedstore.types import TrackLabels
 
 
@@ -84,6 +84,16 @@ def test_compact_changes_nothing_but_the_files(tmp_path):
         m.fill(w, range(300, 310))
     before = said(store)
     assert store.compact().after.shards == 1
+    check_same(store, before)
+
+
+def test_compact_waits_until_it_is_worth_it(tmp_path):
+    """With fewer shards and deltas that could go than are asked for, nothing is touched."""
+    store = lived_in(tmp_path / "s")  # four shards, two deltas
+    before, files = said(store), names(store, "shards") + names(store, "deltas")
+    assert store.compact(least=6).after.shards == 4
+    assert names(store, "shards") + names(store, "deltas") == files
+    assert store.compact(least=5).after.shards == 1
     check_same(store, before)
 
 
@@ -409,6 +419,26 @@ def test_a_planned_shard_goes_on(tmp_path):
         assert 1 <= sum(w.has_file(m.file(i)) for i in range(10, 13)) <= 2
     with pytest.raises(EncoderMismatchError, match="encoder"):
         shard_writer(tmp_path / "s", 7, m.recipe(encoder="other"))
+
+
+def test_marks_outlive_a_compaction(tmp_path):
+    """That a planned shard is done is known until its plan is finalized, whatever is merged in between."""
+    store = m.make(tmp_path / "s", range(5))
+    for number in (2, 3):
+        with shard_writer(tmp_path / "s", number, m.recipe()) as w:
+            m.fill(w, [10 * number])
+            w.fail(m.file(10 * number + 1), "decode", "broken")
+            w.finish("some plan")
+    assert finished_shards(tmp_path / "s", "some plan", range(1, 6)) == {2, 3}
+    assert finished_shards(tmp_path / "s", "another", range(1, 6)) == set()
+    report = store.compact()
+    assert (report.before.deltas, report.after.deltas) == (4, 3)
+    assert finished_shards(tmp_path / "s", "some plan", range(1, 6)) == {2, 3}
+    finalized(store, "some plan")
+    before = said(store)
+    assert store.compact().after.deltas == 1
+    assert finalized(store) == ["some plan"]
+    check_same(store, before)
 
 
 # -- what a crafted commit may not do ------------------------------------------------------------------------------

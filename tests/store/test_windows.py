@@ -19,7 +19,7 @@ from embedstore.errors import (
     UnknownNameError,
 )
 from embedstore.store import EmbeddingStore, writer
-from embedstore.store.store import _fingerprint
+from embedstore.store.description import fingerprint_of
 from embedstore.types import LayerEmbeddings
 
 
@@ -152,7 +152,7 @@ def test_a_recipe_that_keeps_windows_says_which(tmp_path):
         recipe = {**described["recipe"], **wrong}
         other = EmbeddingStore.create(tmp_path / "other", m.card(), m.recipe(note=str(wrong)))
         data = json.loads((other.path / "store.json").read_text())
-        changed = {**data, "recipe": recipe, "fingerprint": _fingerprint(recipe)}
+        changed = {**data, "recipe": recipe, "fingerprint": fingerprint_of(recipe)}
         (other.path / "store.json").write_text(json.dumps(changed))
         with pytest.raises(StoreFormatError, match="does not describe a store"):
             EmbeddingStore.open(other.path)
