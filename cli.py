@@ -6,9 +6,10 @@ import io
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -53,6 +54,82 @@ TRUST = click.option(
 )
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _all(*options: Any) -> Callable[[F], F]:
+    """Join options that several commands have."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+WHAT = _all(
+    click.option(
+        "--encoder", help="Model: see `embedstore plugins`. [default: the store's own; music2vec for a new store]"
+    ),
+    MODEL,
+    click.option(
+        "--labels",
+        metavar="folder|FILE.csv|none",
+        help="Genre labels; files that it does not name lose theirs. [default: as before for this folder; folder for a new store]",
+    ),
+    click.option("--path-column", help="CSV column that holds the path."),
+    click.option("--label-column", help="CSV column that holds the genre."),
+    click.option("--artist-column", help="CSV column that holds the artist."),
+    click.option("--layers", metavar="all|0-6|3,5", help="Layers to keep; the network stops after the last one."),
+    click.option(
+        "--window",
+        metavar="SECONDS|track",
+        help="Sound that the model hears at once; 'track' needs memory for whole files. [default: the model's own]",
+    ),
+    click.option(
+        "--hop", type=float, metavar="SECONDS", help="From one window's start to the next. [default: the window]"
+    ),
+    click.option(
+        "--normalise",
+        type=click.Choice(["window", "file", "none"]),
+        help="What is brought to zero mean and unit variance. [default: as the checkpoint says]",
+    ),
+    click.option(
+        "--keep-windows",
+        is_flag=True,
+        help="Store a row per window and layer, too; for a new store, which then goes on so by itself.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="Of the network's products; the last two on a GPU. [default: float32]",
+    ),
+    TRUST,
+    click.option("--seed", type=click.IntRange(min=0), help="Of the random weights of --encoder random:NAME."),
+)
+DEVICES = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:1, mps or auto; several, each with a process of its own: cuda:0,cuda:1 or cuda:all.",
+)
+JOBS = click.option(
+    "--jobs",
+    type=click.IntRange(min=1, max=1024),
+    help="Files at a time. [default: one per core; at most 16 for a device other than cpu]",
+)
+LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Look at the first N files only.")
+TIMEOUT = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds without a sign of life before a file is given up.",
+)
+RETRY = click.option("--retry-failed", is_flag=True, help="Try again the files that failed and have not changed.")
+
+
 class _Group(click.Group):
     """Turns what embedstore raises on purpose into one line and exit code 1; anything else is a bug and shows itself."""
 
@@ -67,6 +144,9 @@ class _Group(click.Group):
         warnings.formatwarning = lambda message, *_where, **_more: f"note: {printable(message)}\n"
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:  # it repeats what it was given, such as the name of a file
+            said = error.format_message().expandtabs().split("\n")
+            raise click.UsageError("\n".join(map(printable, said)), error.ctx) from error
         except BrokenPipeError:
             raise  # click ends quietly when the reader has gone
         except KeyboardInterrupt:
@@ -103,69 +183,37 @@ def main() -> None:
 @main.command()
 @click.argument("audio_dir", type=click.Path())
 @STORE
-@click.option(
-    "--encoder", help="Model: see `embedstore plugins`. [default: the store's own; music2vec for a new store]"
-)
-@MODEL
-@click.option(
-    "--labels",
-    metavar="folder|FILE.csv|none",
-    help="Genre labels; files that it does not name lose theirs. [default: as before for this folder; folder for a new store]",
-)
-@click.option("--path-column", help="CSV column that holds the path.")
-@click.option("--label-column", help="CSV column that holds the genre.")
-@click.option("--artist-column", help="CSV column that holds the artist.")
-@click.option("--layers", metavar="all|0-6|3,5", help="Layers to keep; the network stops after the last one.")
-@click.option(
-    "--window",
-    metavar="SECONDS|track",
-    help="Sound that the model hears at once; 'track' needs memory for whole files. [default: the model's own]",
-)
-@click.option("--hop", type=float, metavar="SECONDS", help="From one window's start to the next. [default: the window]")
-@click.option(
-    "--normalise",
-    type=click.Choice(["window", "file", "none"]),
-    help="What is brought to zero mean and unit variance. [default: as the checkpoint says]",
-)
-@click.option(
-    "--keep-windows",
-    is_flag=True,
-    help="Store a row per window and layer, too; for a new store, which then goes on so by itself.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of the network's products; the last two on a GPU. [default: float32]",
-)
-@TRUST
-@click.option("--seed", type=click.IntRange(min=0), help="Of the random weights of --encoder random:NAME.")
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="cpu, cuda, cuda:1, mps or auto; several, each with a process of its own: cuda:0,cuda:1 or cuda:all.",
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1, max=1024),
-    help="Files at a time. [default: one per core; at most 16 for a device other than cpu]",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Look at the first N files only.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds without a sign of life before a file is given up.",
-)
-@click.option("--retry-failed", is_flag=True, help="Try again the files that failed and have not changed.")
+@WHAT
+@DEVICES
+@JOBS
+@LIMIT
+@TIMEOUT
+@RETRY
 @click.option("--strict", is_flag=True, help="Exit with 1 if any file failed.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, how long it takes and how much it needs.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who encodes: this process, or a worker on each core or GPU of a Ray cluster. --jobs is then that of a worker.",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT|auto",
+    help="The Ray cluster. [default: RAY_ADDRESS; else one that runs here; else one is started here]",
+)
 @click.option(
     "--profile",
     metavar="FILE",
     type=click.Path(),
     help="Write there, as JSON, the seconds of each stage and of each file.",
+)
+@click.option(
+    "--log-json",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Append each event there as a line of JSON while it happens; -: to stderr.",
 )
 @JSON
 @click.pass_context
@@ -178,6 +226,7 @@ def build(
     strict: bool,
     dry_run: bool,
     profile: str | None,
+    log_json: str | None,
     **options: Any,
 ) -> None:
     """Encode every audio file under AUDIO_DIR into the store; skip what is stored.
@@ -187,29 +236,95 @@ def build(
     """
     from embedstore import pipeline, terminal
     from embedstore.estimate import estimate
+    from embedstore.eventlog import event_log
 
-    for polite in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(polite) is not signal.SIG_IGN:  # as nohup asks for
-            signal.signal(polite, signal.default_int_handler)  # commits what is finished, as Ctrl-C does
+    _end_politely()
     arguments = _build_arguments(**options)
     if dry_run:
+        if arguments.pop("engine") != "local" or arguments.pop("address"):
+            raise click.UsageError("--dry-run measures this machine; leave out --engine and --address")
         _show(estimate(audio_dir, store, **arguments).to_dict(), as_json, display.show_estimate)
         return
-    with terminal.progress_bar("encoding", quiet=as_json) as tell:
-        report = pipeline.build(audio_dir, store, profile=profile, progress=_Follow(tell), **arguments)
+    quiet = as_json or log_json == "-"
+    with event_log(log_json, audio_dir=audio_dir, store=store, **arguments) as log:
+        with terminal.progress_bar("encoding", quiet=quiet) as tell:
+            report = pipeline.build(audio_dir, store, profile=profile, progress=_Follow(tell, log), **arguments)
+        log.write("end", report=report.to_dict())
     _show(report.to_dict(), as_json, display.show_build)
     ctx.exit(1 if report.interrupted or not report.usable or (strict and report.failed) else 0)
 
 
 @main.command()
+@click.argument("audio_dir", type=click.Path())
 @STORE
+@click.option("--out", default="plan.json", show_default=True, type=click.Path(), help="File to write.")
+@click.option("--shard-size", type=click.IntRange(1, 4096), default=64, show_default=True, help="Files in a shard.")
+@WHAT
+@DEVICE
+@LIMIT
+@RETRY
 @JSON
-def info(store: str, as_json: bool) -> None:
-    """Show what the store holds: encoder and licence, layers, genres, artists, failures, indices."""
+def plan(audio_dir: str, store: str, out: str, as_json: bool, shard_size: int, **options: Any) -> None:
+    """Write down what `build` would encode, in shards that any scheduler can hand to many machines.
+
+    Each shard is then done by `embedstore run-shard`, and `embedstore finalize` ends the work. The audio, the store and the
+    plan must have the same paths on all machines.
+    """
+    from embedstore.scheduled import plan_shards
+
+    report = plan_shards(audio_dir, store, out, shard_size=shard_size, **_build_arguments(**options))
+    _show(report.to_dict(), as_json, display.show_plan)
+
+
+@main.command()
+@click.argument("plan", type=click.Path())
+@click.argument("numbers", metavar="[N|A-B]...", nargs=-1, envvar="SLURM_ARRAY_TASK_ID")
+@MODEL
+@TRUST
+@DEVICES
+@JOBS
+@TIMEOUT
+@JSON
+@click.pass_context
+def run_shard(ctx: click.Context, /, plan: str, numbers: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Encode shards of a plan; in a Slurm array, without numbers, that of the task.
+
+    What an earlier try finished is not done again. Files that cannot be used never stop the run.
+    """
+    from embedstore import terminal
+    from embedstore.scheduled import run_shards
+
+    _end_politely()
+    with terminal.progress_bar("encoding", quiet=as_json) as tell:
+        report = run_shards(plan, numbers, progress=_Follow(tell), **options)
+    _show(report.to_dict(), as_json, display.show_shards)
+    ctx.exit(1 if report.interrupted else 0)
+
+
+@main.command()
+@click.argument("plan", type=click.Path())
+@click.option("--strict", is_flag=True, help="Exit with 1 if any file failed.")
+@JSON
+@click.pass_context
+def finalize(ctx: click.Context, /, plan: str, as_json: bool, strict: bool) -> None:
+    """End the work of a plan when all its shards are done: take them in and write labels, as `build` does."""
+    from embedstore.scheduled import finalize as end
+
+    report = end(plan)
+    _show(report.to_dict(), as_json, display.show_build)
+    ctx.exit(1 if not report.usable or (strict and report.failed) else 0)
+
+
+@main.command()
+@STORE
+@click.option("--no-scan", is_flag=True, help="Do not look at the folders: a second or more for 50,000 files.")
+@JSON
+def info(store: str, no_scan: bool, as_json: bool) -> None:
+    """Show what the store holds and what of its folders is new: encoder and licence, layers, genres, artists, indices."""
     from embedstore import EmbeddingStore
     from embedstore.summary import summarize
 
-    _show(summarize(EmbeddingStore.open(store)), as_json, display.show_info)
+    _show(summarize(EmbeddingStore.open(store), scan=not no_scan), as_json, display.show_info)
 
 
 @main.command()
@@ -227,16 +342,78 @@ def failures(store: str, warnings: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("audio_dirs", metavar="[AUDIO_DIR]...", nargs=-1, type=click.Path())
 @STORE
+@click.option("--yes", is_flag=True, help="Forget what is gone also where it looks like a disk that is not mounted.")
+@click.option("--dry-run", is_flag=True, help="Say what would be forgotten.")
 @JSON
 @click.pass_context
-def verify(ctx: click.Context, /, store: str, as_json: bool) -> None:
+def prune(ctx: click.Context, /, audio_dirs: tuple[str, ...], store: str, as_json: bool, **options: bool) -> None:
+    """Forget files that are gone from the disk, below AUDIO_DIR or wherever they were.
+
+    A folder that is missing or without audio, or has lost more than 20 % of its stored files, is left as it is, and the
+    exit code is 1. Vectors stay until `embedstore compact`: a file that comes back before is not encoded again.
+    """
+    from embedstore.folders import prune as forget
+
+    report = forget(_open(store), audio_dirs or None, **options)
+    _show(report.to_dict(), as_json, display.show_prune)
+    ctx.exit(1 if report.refused else 0)
+
+
+@main.command()
+@STORE
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Move what is damaged into the store's folder 'quarantine', so that a build fills the hole.",
+)
+@JSON
+@click.pass_context
+def verify(ctx: click.Context, /, store: str, repair: bool, as_json: bool) -> None:
     """Check every shard's sum, that every row is finite, and the catalogue against the shards."""
     from embedstore import EmbeddingStore
 
-    report = EmbeddingStore.open(store).verify()
+    opened = EmbeddingStore.open(store)
+    report = opened.repair() if repair else opened.verify()
     _show(asdict(report), as_json, display.show_verify)
-    ctx.exit(0 if report.ok else 1)
+    ctx.exit(0 if report.ok or repair else 1)
+
+
+@main.command()
+@STORE
+@JSON
+def compact(store: str, as_json: bool) -> None:
+    """Merge small shards into big ones and drop what no file holds any more: quicker reads, less space, the same content."""
+    _show(asdict(_open(store).compact()), as_json, display.show_compact)
+
+
+@main.command()
+@click.argument("targets", metavar="TRACK|FOLDER...", nargs=-1, required=True)
+@STORE
+@JSON
+def rm(targets: tuple[str, ...], store: str, as_json: bool) -> None:
+    """Forget tracks, by path, name or id, or all files below a folder. The audio is not touched.
+
+    A file that still lies in a folder that is built comes back with the next build. Vectors stay until `embedstore compact`.
+    """
+    _show(asdict(_open(store).remove(targets)), as_json, display.show_remove)
+
+
+@main.command()
+@click.argument("sources", metavar="STORE...", nargs=-1, required=True, type=click.Path())
+@STORE
+@JSON
+def merge(sources: tuple[str, ...], store: str, as_json: bool) -> None:
+    """Take the tracks of other stores of the same recipe into --store, which is made if it is not there.
+
+    What --store knows about a file stays. The other stores are only read.
+    """
+    from embedstore import EmbeddingStore
+
+    others = [_open(source) for source in sources]
+    target = EmbeddingStore.open_or_create(store, others[0].card, others[0].recipe)
+    _show(asdict(target.merge(*others)), as_json, display.show_merge)
 
 
 @main.command()
@@ -319,6 +496,37 @@ def probe(store: str, as_json: bool, folder: str | None, **options: Any) -> None
 
 
 @main.command()
+@click.argument("target", metavar="FILE|ADDRESS")
+@STORE
+@click.option("--to", metavar="h5|parquet|milvus", help="What to write. [default: as the name of the file says]")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="all|N|NAME|mean",
+    help="May be given several times. [default: all; for milvus, which takes one, the encoder's]",
+)
+@click.option("--collection", metavar="NAME", help="milvus: its name. [default: embedstore_layer_NN]")
+@click.option("--float32", is_flag=True, help="h5: for programs that read no float16.")
+@click.option("--overwrite", is_flag=True, help="h5, parquet: replace the file.")
+@JSON
+def export(target: str, store: str, as_json: bool, **options: Any) -> None:
+    """Write vectors and labels for other programs: one HDF5 file, a Parquet file, or a Milvus collection.
+
+    An ADDRESS is that of a Milvus server, such as http://host:19530, whose token is taken from the environment variable
+    MILVUS_TOKEN. A FILE that ends with .db is a folder of Milvus Lite.
+    """
+    from embedstore import terminal
+    from embedstore.exports import export as write
+
+    _end_politely()
+    opened = _open(store)
+    with terminal.progress_bar("exporting", quiet=as_json) as tell:
+        report = write(opened, target, progress=lambda d, t: tell(d, t, ""), **options)
+    _show(asdict(report), as_json, display.show_export)
+
+
+@main.command()
 @JSON
 def plugins(as_json: bool) -> None:
     """List the registered encoders, indices, probes and label readers."""
@@ -345,7 +553,7 @@ def doctor(ctx: click.Context, /, as_json: bool) -> None:
 def _build_arguments(**options: Any) -> dict[str, Any]:
     """Sort `build`'s options into the library's arguments."""
     from embedstore.labels import Columns
-    from embedstore.pipeline import EncoderOptions
+    from embedstore.options import EncoderOptions
 
     names = ("model", "layers", "window", "hop", "normalise", "precision", "trust_remote_code", "seed", "device")
     network = {name: options.pop(name) for name in names}
@@ -355,13 +563,21 @@ def _build_arguments(**options: Any) -> dict[str, Any]:
     return {"encoder": EncoderOptions(name=options.pop("encoder"), **network), "columns": columns, **options}
 
 
-class _Follow:
-    """Tells a progress bar what became of the files so far."""
+def _end_politely() -> None:
+    """Have SIGTERM and SIGHUP do as Ctrl-C does: what is finished is kept, what is half done is removed."""
+    for polite in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(polite) is not signal.SIG_IGN:  # as nohup asks for
+            signal.signal(polite, signal.default_int_handler)
 
-    def __init__(self, tell: Any) -> None:
-        self.tell, self.failed, self.seconds = tell, 0, 0.0
+
+class _Follow:
+    """Tells a progress bar and a log what became of the files so far."""
+
+    def __init__(self, tell: Any, log: Any = lambda *_: None) -> None:
+        self.tell, self.log, self.failed, self.seconds = tell, log, 0, 0.0
 
     def __call__(self, done: int, total: int, outcome: Any) -> None:
+        self.log(done, total, outcome)
         if outcome is not None:
             self.failed += outcome.kind in ("failed", "vanished")
             self.seconds += outcome.report.seconds if outcome.report else 0.0

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 
@@ -67,6 +68,15 @@ def side_by_side(
             if turn >= warm:
                 seconds[name].append(clock() - began)
     return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
+
+
+def peak(pid: int | str = "self") -> float:
+    """Give the most memory that a process has had, in MB; 0 if it is gone, or the system has no /proc."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 def header(*packages: str) -> str:

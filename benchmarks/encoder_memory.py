@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import soundfile
-from _common import VERDICTS, header, table, verdict
+from _common import VERDICTS, header, peak, table, verdict
 
 from embedstore import build
 from embedstore.encoders.music2vec import Music2vec
-from embedstore.pipeline import EncoderOptions
+from embedstore.options import EncoderOptions
 
 RATE = 44_100
 SMALL = {
@@ -49,15 +49,6 @@ def song(folder: Path, seconds: int) -> Path:
         for _ in range(seconds // 10):
             file.write(stereo)
     return folder
-
-
-def peak(pid: int | str) -> float:
-    """Give the most memory that a process has had, in MB; 0 if it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 def children(pid: int) -> list[int]:

@@ -27,7 +27,7 @@ from embedstore import build
 from embedstore.encoders import Encoder
 from embedstore.encoders.base import make_windowing
 from embedstore.encoders.runner import PRECISIONS
-from embedstore.pipeline import EncoderOptions
+from embedstore.options import EncoderOptions
 from embedstore.types import EncoderCard, Layer, LayerEmbeddings
 
 RATE, WINDOW, SONG = 16_000, 5, 30

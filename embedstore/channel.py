@@ -1,4 +1,4 @@
-"""Threads that work, and one that takes what they send: bounded, and stopped together."""
+"""Threads that work, and one that takes what they send: bounded, and stopped together; and one that keeps time."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from embedstore.errors import EncoderError
 
-__all__ = ["WAITING", "Channel", "Stopped", "gather", "plain"]
+__all__ = ["WAITING", "Channel", "Stopped", "every", "gather", "plain"]
 
 WAITING = object()
 ROOM = 2**22  # numbers that may wait to be taken from `gather`: 16 MB
@@ -107,3 +107,21 @@ def gather(
         release()
         for thread in threads:
             thread.join()
+
+
+@contextmanager
+def every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
+    """Call something again and again from a thread of its own, first after `seconds`, until the block ends."""
+    over = threading.Event()
+
+    def keep_time() -> None:
+        while not over.wait(seconds):
+            call()
+
+    thread = threading.Thread(target=keep_time, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -20,7 +20,7 @@ import pickle
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +34,7 @@ from embedstore.errors import EmbedstoreError, EncoderError, EncoderMismatchErro
 from embedstore.lanes import MOST_DECODERS, Known, Outcome, cores, run_lanes
 from embedstore.types import AudioFile, EncoderCard
 
-__all__ = ["Crew", "name_devices", "open_crew"]
+__all__ = ["Crew", "check_agreement", "name_devices", "open_crew"]
 
 Load = Callable[[], Encoder]
 
@@ -107,14 +107,28 @@ def open_crew(loaders: Sequence[tuple[str, Load]], *, keep_windows: bool = False
             children.append(_Device(device))
             stack.callback(children[-1].end)
             children[-1].send((load, keep_windows))
-        first, *others = [(child.device, *child.receive()) for child in children]
-        for device, _, recipe in others:
-            if differ := [name for name in {**first[2], **recipe} if first[2].get(name) != recipe.get(name)]:
-                raise EncoderMismatchError(
-                    f"the encoder on {device} is not the one on {first[0]}: they differ in {', '.join(differ)}; "
-                    "ask for what both can do, or for devices of one kind"
-                )
-        yield Crew(first[1], first[2], partial(_run, children))
+        (card, recipe), *others = [child.receive() for child in children]
+        check_agreement(
+            (children[0].device, recipe),
+            [(child.device, other) for child, (_, other) in zip(children[1:], others, strict=True)],
+        )
+        yield Crew(card, recipe, partial(_run, children))
+
+
+def check_agreement(first: tuple[str, Mapping[str, Any]], others: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse encoders whose recipes differ; each comes with the name of its place.
+
+    Raises
+    ------
+    EncoderMismatchError
+    """
+    place, recipe = first
+    for elsewhere, other in others:
+        if differ := [name for name in {**recipe, **other} if recipe.get(name) != other.get(name)]:
+            raise EncoderMismatchError(
+                f"the encoder on {elsewhere} is not the one on {place}: they differ in {', '.join(differ)}; "
+                "ask for what both can do, or for devices of one kind"
+            )
 
 
 def _run(

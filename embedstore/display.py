@@ -9,17 +9,26 @@ from embedstore.terminal import below_here, counts, hms, say, show_table, size
 __all__ = [
     "MENDING",
     "show_build",
+    "show_compact",
     "show_doctor",
     "show_estimate",
+    "show_export",
     "show_failures",
     "show_index",
     "show_info",
+    "show_merge",
+    "show_plan",
     "show_plugins",
+    "show_prune",
+    "show_remove",
     "show_search",
+    "show_shards",
     "show_verify",
 ]
 
-MENDING = "what is damaged is left out; `embedstore build` encodes its tracks again, then delete the damaged files"
+MENDING = (
+    "what is damaged is left out; `embedstore verify --repair` moves it away, the next build encodes its tracks again"
+)
 
 
 def show_build(report: dict[str, Any]) -> None:
@@ -35,7 +44,7 @@ def show_build(report: dict[str, Any]) -> None:
         f"{below_here(report['store'])} now holds {report['tracks']} tracks"
         + (f"; {report['relabelled']} have other labels than before" if report["relabelled"] else ""),
     )
-    if report["added"]:
+    if report["seconds_audio"]:
         stages = dict(report["stages"])
         outside = stages.pop("share_outside_encoder")
         spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items())
@@ -44,6 +53,29 @@ def show_build(report: dict[str, Any]) -> None:
         say(f"{report['vanished']} files were gone when their turn came", err=True)
     if report["failed"]:
         say("see: embedstore failures", err=True)
+    if report["interrupted"]:
+        say("interrupted: what was finished is stored; the same command goes on from here", err=True)
+
+
+def show_plan(report: dict[str, Any]) -> None:
+    """Say what a plan holds."""
+    for note in report["notes"]:
+        say("note: " + note, err=True)
+    say(
+        f"{report['found']} files: {report['todo']} to encode, {report['skipped']} unchanged, {report['failed']} known to fail",
+        f"{below_here(report['plan'])} has {report['shards']} shards for {below_here(report['store'])}",
+    )
+
+
+def show_shards(report: dict[str, Any]) -> None:
+    """Say what became of some shards."""
+    for note in report["notes"]:
+        say("note: " + note, err=True)
+    say(
+        f"{len(report['shards'])} shard{'s'[: len(report['shards']) != 1]}, {report['files']} files: {report['added']} added, {report['known']} known sound, "
+        f"{report['before']} done before, {report['failed']} failed, {report['vanished']} gone; "
+        f"{hms(report['seconds_audio'])} of sound in {hms(report['seconds_wall'])}"
+    )
     if report["interrupted"]:
         say("interrupted: what was finished is stored; the same command goes on from here", err=True)
 
@@ -84,6 +116,7 @@ def show_info(summary: dict[str, Any]) -> None:
         ("recipe", summary["fingerprint"][:16]),
         ("size", size(summary["bytes"])),
     ]
+    rows += [("folder", _folder_line(one)) for one in summary["folders"] or ()]
     rows += [("index", _index_line(one)) for one in summary["indices"]]
     rows += (
         [("warnings", f"{summary['warnings']} tracks: embedstore failures --warnings")] if summary["warnings"] else []
@@ -92,12 +125,37 @@ def show_info(summary: dict[str, Any]) -> None:
     show_table(("", ""), rows, title=below_here(summary["path"]))
 
 
+def _folder_line(folder: dict[str, Any]) -> str:
+    root = below_here(folder["root"])
+    if not folder["there"]:
+        return f"{root}: not there now (is the disk mounted?); {folder['known']} stored files"
+    parts = [
+        f"{folder[kind]} {kind}" for kind in ("stored", "failed", "changed", "new") if folder[kind] or kind == "stored"
+    ]
+    gone = f"; {folder['gone']} stored ones are gone" if folder["gone"] else ""
+    return f"{root}: {folder['found']} files, {', '.join(parts)}{gone}"
+
+
 def _index_line(index: dict[str, Any]) -> str:
     if "problem" in index:
-        return f"{index['name']}: {index['problem']}"
+        return f"{index['name']} is not usable ({index['problem']}); build it again with: embedstore index"
+    rest = f" ({index['of'] - index['covers']} are scanned)" if index["covers"] < index["of"] else ""
+    rest += f", {index['stale']} rows of tracks that are gone" if index["stale"] else ""
     return (
-        f"layer {index['layer']}, {index['kind']}: covers {index['covers']} of {index['of']} tracks, "
+        f"layer {index['layer']}, {index['kind']}: covers {index['covers']} of {index['of']} tracks{rest}, "
         f"recall@10 {index['recall_at_10']:.3f}, {index['latency_ms']:.2f} ms a query, {size(index['bytes'])}"
+    )
+
+
+def show_prune(report: dict[str, Any]) -> None:
+    """Say what was forgotten, and what was not."""
+    for line in report["refused"]:
+        say("refused: " + line, err=True)
+    say(
+        *(f"would forget {path}" for path in report["forgotten"] if report["dry_run"]),
+        f"{len(report['forgotten'])} files and {report['failures']} failures {'would be' if report['dry_run'] else 'are'} forgotten; "
+        f"{report['hidden']} tracks have no file left (their vectors stay until `embedstore compact`)",
+        f"{below_here(report['store'])} holds {report['tracks']} tracks",
     )
 
 
@@ -115,10 +173,36 @@ def show_verify(report: dict[str, Any]) -> None:
     """Say what is wrong with a store."""
     for problem in report["problems"]:
         say(problem, err=True)
-    if report["problems"]:
+    if report["quarantined"]:
+        say(f"moved: {', '.join(report['quarantined'])}; the next build encodes what is missing", err=True)
+    elif report["problems"]:
         say(MENDING, err=True)
     verdict = "all is well" if report["ok"] else f"{len(report['problems'])} problems"
     say(f"{report['shards']} shards, {report['rows']} rows: {verdict}")
+
+
+def show_compact(report: dict[str, Any]) -> None:
+    """Say what became smaller."""
+    before, after = report["before"], report["after"]
+    for problem in report["problems"]:
+        say("note: " + problem, err=True)
+    say(
+        f"{before['shards']} -> {after['shards']} shards, {before['deltas']} -> {after['deltas']} deltas, "
+        f"{size(before['bytes'])} -> {size(after['bytes'])}; {report['dropped']} useless rows dropped"
+    )
+
+
+def show_remove(report: dict[str, Any]) -> None:
+    """Say what was forgotten."""
+    say(f"{report['files']} files forgotten, {report['tracks']} tracks removed; {report['total']} tracks are left")
+
+
+def show_merge(report: dict[str, Any]) -> None:
+    """Say what was taken in."""
+    say(
+        f"{report['tracks']} tracks taken in, {report['known']} were known, {report['outdated']} outdated, "
+        f"{report['failures']} failed files noted; {report['total']} tracks in the store now"
+    )
 
 
 def show_index(report: dict[str, Any]) -> None:
@@ -127,6 +211,14 @@ def show_index(report: dict[str, Any]) -> None:
         f"{report['kind']} index of layer {report['layer']}: {report['rows']} rows, recall@10 {report['recall_at_10']:.3f} "
         f"against exact search, {report['latency_ms']:.2f} ms a query, {size(report['bytes'])}, built in {report['seconds']:.1f} s"
     )
+
+
+def show_export(report: dict[str, Any]) -> None:
+    """Say what was written."""
+    layers = ", ".join(report["layers"])
+    where = below_here(report["target"]) + (f", collection {report['collection']}" if report["collection"] else "")
+    gone = f"; {report['deleted']} deleted that the store does not hold any more" if report["deleted"] else ""
+    say(f"{where}: {report['rows']} tracks, {layers}, {size(report['bytes'])} in {hms(report['seconds'])}{gone}")
 
 
 def show_search(result: dict[str, Any]) -> None:

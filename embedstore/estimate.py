@@ -18,7 +18,8 @@ from embedstore.encoders import Encoder, recipe_of
 from embedstore.errors import AudioError
 from embedstore.labels import Columns
 from embedstore.lanes import lanes_for, on_cpu, use_one_thread
-from embedstore.pipeline import EncoderOptions, plan_build
+from embedstore.options import EncoderOptions
+from embedstore.plan import plan_build
 from embedstore.types import AudioFile
 
 __all__ = ["Estimate", "estimate"]
@@ -89,7 +90,7 @@ def estimate(
     )
     devices = name_devices(options.device)
     began = time.perf_counter()
-    network = replace(options, device=devices[0]).load(plan.store.card.options if plan.store is not None else None)
+    network = replace(options, device=devices[0]).load(plan.remembered)
     if plan.store is not None:
         plan.store.check_recipe(recipe_of(network, keep_windows=plan.keep_windows))
     loading = time.perf_counter() - began

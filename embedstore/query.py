@@ -207,7 +207,7 @@ def _hear(
             notes = (f"{query} has changed since it was stored; this is what the stored sound is near to; build again",)
     if track is not None:
         return track.key, store.vectors(np.array([track.key]), layer)[0], notes
-    from embedstore.pipeline import embed_file
+    from embedstore.options import embed_file
 
     key, embeddings = embed_file(store, query, **options)
     if (store.keys() == key).any():

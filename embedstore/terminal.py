@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from embedstore.channel import every
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -170,14 +172,17 @@ def _bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def _lines(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    began = last = time.monotonic()
+    began, state = time.monotonic(), (0, 0, "")
 
     def tell(done: int, total: int, remark: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= LOG_EVERY and done:
-            left = hms((now - began) / done * (total - done))
-            print(f"{what}: {done} of {total}, {left} left {printable(remark)}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
-            last = now
+        nonlocal state
+        state = done, total, remark
 
-    yield tell
+    def line() -> None:
+        done, total, remark = state
+        passed = time.monotonic() - began
+        left = f"{hms(passed / done * (total - done))} left" if done else f"nothing finished after {hms(passed)}"
+        say(f"{what}: {done} of {total or '?'}, {left} {remark}".rstrip(), err=True)
+
+    with every(LOG_EVERY, line):  # also when nothing gets done for long, as in loading or in a long track
+        yield tell

@@ -370,3 +370,39 @@ def test_an_ignored_hang_up_stays_ignored(embedstore, music, monkeypatch):
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+def test_rm_compact_merge(embedstore, store, music):
+    """Tracks go, space is freed, the rest of another store comes in, and what was removed comes back with a build."""
+    gone = embedstore("rm", f"{music}/rock", "blues/blues-0/0.flac", "--json")
+    assert (gone["tracks"], gone["files"], gone["total"]) == (7, 7, 11)
+    small = embedstore("compact", "--json")
+    assert (small["dropped"], small["after"]["shards"]) == (7, 1)
+    assert "0 useless rows dropped" in embedstore("compact").stdout
+    embedstore("build", f"{music}/rock", "--store", "rocks", "--encoder", "toy_encoder:Toy")
+    merged = embedstore("merge", "rocks", "--json")
+    assert (merged["tracks"], merged["known"], merged["total"]) == (6, 0, 17)
+    both = embedstore("merge", "rocks", "embeddings", "--store", "both")
+    assert "17 tracks in the store now" in both.stdout
+    again = embedstore("build", music, "--json")
+    assert (again["added"], again["skipped"]) == (1, 17)
+    assert embedstore("verify", "--json")["ok"]
+    refused = embedstore("rm", "no such track", code=1)
+    assert "no stored track is called 'no such track'" in refused.stderr
+
+
+def test_verify_repairs(embedstore, store, music):
+    """A flipped bit is named; repair moves the shard away, and a build fills the hole."""
+    (shard,) = Path(store, "shards").iterdir()
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    damaged = embedstore("verify", code=1)
+    assert shard.name in damaged.stderr
+    assert "embedstore verify --repair" in damaged.stderr
+    repaired = embedstore("verify", "--repair")
+    assert f"moved: quarantine/shards-{shard.name}; the next build encodes what is missing" in repaired.stderr
+    assert embedstore("verify", "--json")["ok"]
+    assert embedstore("info", "--json")["tracks"] == 0
+    assert embedstore("build", music, "--json")["added"] == 18
+    assert "all is well" in embedstore("verify", "--repair").stdout

@@ -16,6 +16,8 @@ HEAVY = {
     "faiss",
     "h5py",
     "matplotlib",
+    "pyarrow",
+    "pymilvus",
     "scipy",
     "sklearn",
     "soundfile",
@@ -42,7 +44,9 @@ def test_imports_are_light():
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["build", "--help"], ["probe", "-h"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["build", "--help"], ["probe", "-h"], ["export", "-h"]]
+)
 def test_help_is_light(arguments):
     """Help and version load none of them either."""
     assert heavy_after("import cli; cli.main()", *arguments) == set()

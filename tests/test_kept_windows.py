@@ -11,7 +11,8 @@ from embedstore.audio import cut_windows, read_audio
 from embedstore.encoders import base
 from embedstore.errors import EncoderMismatchError, ParameterError, StoreError
 from embedstore.estimate import estimate
-from embedstore.pipeline import EncoderOptions, build, embed_file, encoder_of
+from embedstore.options import EncoderOptions, embed_file, encoder_of
+from embedstore.pipeline import build
 from embedstore.store import EmbeddingStore
 
 PLUGINS = str(Path(__file__).parent / "plugins")

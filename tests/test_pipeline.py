@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embedstore import pipeline
 from embedstore.errors import (
     EncoderMismatchError,
     LabelsError,
@@ -23,8 +24,9 @@ from embedstore.errors import (
 )
 from embedstore.estimate import estimate
 from embedstore.labels import Columns
-from embedstore.pipeline import EncoderOptions, build, embed_file, encoder_of
-from embedstore.store import EmbeddingStore
+from embedstore.options import EncoderOptions, embed_file, encoder_of
+from embedstore.pipeline import build
+from embedstore.store import EmbeddingStore, upkeep, writer
 
 PLUGINS = str(Path(__file__).parent / "plugins")
 TOY = "toy_encoder:Toy"
@@ -334,6 +336,30 @@ def test_killed_build_is_resumed_and_equal_to_an_undisturbed_one(tmp_path, write
     rows = [dict(zip(m.track_ids, m.values.tolist(), strict=True)) for m in (calm.layer(1), stormy.layer(1))]
     assert len(rows[0]) == 150
     assert rows[0] == rows[1]
+
+
+def test_many_small_shards_are_merged(tmp_path, write_audio, monkeypatch):
+    """A build that leaves many small shards merges them; where that is refused, the build says so and is done."""
+    for number in range(6):
+        write_audio(f"music/{number}.wav", seconds=0.3, frequency=100.0 + 7 * number)
+    monkeypatch.setattr(writer, "ROWS", 2)
+    monkeypatch.setattr(pipeline, "MANY", 4)
+    report = run(tmp_path / "music", tmp_path / "few")
+    assert [shard.rows for shard in EmbeddingStore.open(report.store).shards()] == [2, 2, 2]
+    monkeypatch.setattr(pipeline, "MANY", 3)
+    before = EmbeddingStore.open(report.store).layer(1)
+    run(tmp_path / "music", tmp_path / "few")
+    merged = EmbeddingStore.open(report.store)
+    assert [shard.rows for shard in merged.shards()] == [6]
+    np.testing.assert_array_equal(merged.layer(1).values, before.values)
+
+    def full(*_arguments):
+        raise StoreError("cannot store more: the disk is full")
+
+    monkeypatch.setattr(upkeep, "_put", full)
+    report = run(tmp_path / "music", tmp_path / "full")
+    assert report.added == 6
+    assert report.notes[-1] == "small shards are not merged: cannot store more: the disk is full"
 
 
 def genres(store):

@@ -175,9 +175,9 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, list[float]]]
         mirrored = [vector[0], -vector[1]]
         return key, LayerEmbeddings((np.array(mirrored, np.float32), np.array(vector, np.float32)), 5)
 
-    fake = ModuleType("embedstore.pipeline")
+    fake = ModuleType("embedstore.options")
     fake.embed_file = embed_file  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "embedstore.pipeline", fake)
+    monkeypatch.setitem(sys.modules, "embedstore.options", fake)
     return sounds
 
 

@@ -107,6 +107,8 @@ class RemoveReport:
 
 def compact(store: EmbeddingStore, least: int) -> CompactReport:
     """Do `EmbeddingStore.compact`."""
+    if len(here := list_commits(store.path)[0]) < least:
+        return CompactReport(Size.of(here), Size.of(here), 0, store.problems)
     with store.writer() as writer:
         before, shards, keys = list_commits(store.path)[0], store.shards(), store.keys_by_shard()
         marks = {name for name, plan in store.catalog.marks().items() if plan not in finalized(store)}
@@ -221,7 +223,9 @@ def _fold(
     words = [store.catalog.word_on_file(path, new) for path in sorted(paths)]
     words += [store.catalog.word_on_labels(key, new) for key in sorted(keys)]
     now = [word for word in words if word is not None]
-    starts = range(0, max(1, len(now)), STATEMENTS) if now or replaces else ()
+    if not now and not replaces:
+        return
+    starts = range(0, max(1, len(now)), STATEMENTS)
     for start in starts:
         content = records.Content(now[start : start + STATEMENTS], tuple(replaces) if start == starts[-1] else ())
         writer.put("deltas", partial(records.build_delta, store.spec, content=content), content)

@@ -1,0 +1,1 @@
+"""Who encodes besides this process: workers on the machines of a Ray cluster."""
