@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedstore.errors import StoreFormatError
-from embedstore.store import EmbeddingStore, records, shard
+from embedstore.store import EmbeddingStore, finished_shards, records, shard
 from embedstore.types import LayerEmbeddings, Windowing
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -105,6 +105,33 @@ def test_golden_windows_say_what_they_said(tmp_path):
             "windows_01": ("<f2", (90, 6), (90, 6), True),
             "windows_02": ("<f2", (90, 1), (90, 1), True),
         }
+
+
+def test_golden_merged_store_says_what_it_said(tmp_path):
+    """Merged commits, planned shards and marks are read as they were meant, and the recipe makes the same ones again."""
+    shutil.copytree(GOLDEN / "merged", tmp_path / "golden")
+    store, script = EmbeddingStore.open(tmp_path / "golden"), golden_script()
+    assert store.keys().tolist() == [1000, 1001, 1002, 1003, 1004]
+    assert [track.path for track in store.tracks()][1:4] == [
+        "/music/twin.ogg",
+        m.file(2).full_path,
+        f"/music/{script.ODD}",
+    ]
+    assert [labels.genres for labels in store.labels().values()][:3] == [
+        ("newest genre",),
+        ("genre 1",),
+        ("new genre",),
+    ]
+    assert [failure.reason for failure in store.failures()] == ["no frames \udcff"]
+    merged, planned = store.shards()
+    assert (merged.rows, len(merged.origins), planned.origins) == (4, 2, (planned.name,))
+    assert finished_shards(store.path, "a plan", range(20)) == {int(planned.name[7:15])}
+    for number in range(3):
+        expected = np.array([m.vectors(i, script.DIMS).vectors[number] for i in range(5)])
+        np.testing.assert_array_equal(store.layer(number).values, expected)
+    assert store.verify().ok
+    new = script.make_merged(str(tmp_path / "new"))
+    assert (new.tracks(), new.files(), new.failures()) == (store.tracks(), store.files(), store.failures())
 
 
 def test_golden_shard_is_plain_hdf5():

@@ -1,8 +1,8 @@
 """Make the golden stores again: ``python make_golden.py FOLDER``.
 
 Format 1 as the first release wrote it: layers of three widths, two shards, one delta with every statement, a name that
-is not UTF-8; and a store that keeps windows. The committed copies are never made anew: every later release must read
-them.
+is not UTF-8; a store that keeps windows; and one with a merged shard, a merged delta, a planned shard and its mark. The
+committed copies are never made anew: every later release must read them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import store_material as m
 
-from embedstore.store import EmbeddingStore
+from embedstore.store import EmbeddingStore, shard_writer
 from embedstore.types import TrackLabels
 
 DIMS = (4, 6, 1)
@@ -43,6 +43,19 @@ def make_windows(path: str) -> EmbeddingStore:
     return m.make_kept(path, range(3), DIMS)
 
 
+def make_merged(path: str) -> EmbeddingStore:
+    """Write the golden store that was merged, and went on."""
+    store = make(path)
+    store.compact()
+    with shard_writer(path, store.next_sequence(), store.recipe) as w:
+        m.fill(w, [4], DIMS)
+        w.finish("a plan")
+    with store.writer() as w:
+        w.label(1000, TrackLabels(("newest genre",), (), "", "", "labels.csv"))
+    return store
+
+
 if __name__ == "__main__":
     make(f"{sys.argv[1]}/store")
     make_windows(f"{sys.argv[1]}/windows")
+    make_merged(f"{sys.argv[1]}/merged")
