@@ -102,8 +102,12 @@ def _walk(top: str) -> tuple[list[AudioFile], list[str], list[Rejected]]:
                     elif not entry.is_file():
                         rejected.append(Rejected(path, "not a regular file (a FIFO, device or socket)"))
                     elif _is_audio(entry.name, entry):
-                        status = entry.stat()
-                        files.append(AudioFile(top, path, status.st_size, status.st_mtime_ns))
+                        try:
+                            status = entry.stat()
+                        except OSError as error:  # gone since it was listed, or its path is too long
+                            rejected.append(Rejected(path, f"it cannot be reached: {error.strerror}"))
+                        else:
+                            files.append(AudioFile(top, path, status.st_size, status.st_mtime_ns))
         except OSError as error:
             rejected.append(Rejected(below.rstrip("/") or ".", f"the folder cannot be read: {error.strerror}"))
     return files, links, rejected
@@ -119,7 +123,7 @@ def _is_audio(name: str, path: str | os.PathLike[str]) -> bool:
     try:
         # non-blocking: between the listing and now the name may have become a FIFO
         with os.fdopen(os.open(path, _READ), "rb") as file:
-            return identify(file) is not None
+            return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and identify(file) is not None
     except OSError:
         return False  # unknown suffix and unreadable: nothing says that it is music
 

@@ -19,6 +19,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import sys
 import threading
 import time
@@ -77,6 +78,8 @@ class Worker:
 
     def _hash(self, path: Path) -> None:
         digest = hashlib.blake2b(digest_size=16)
+        if not stat.S_ISREG(path.stat().st_mode):  # it was a plain file when it was listed
+            raise AudioError("not a regular file", stage="open")
         with path.open("rb") as file:
             while data := file.read(2**20):
                 digest.update(data)

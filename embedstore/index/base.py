@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import ParameterError
+from embedstore.errors import IndexFormatError, ParameterError
 from embedstore.types import Floats, Keys, LayerMatrix, Neighbors
 
 __all__ = ["MARGIN", "Index", "Ranked", "best", "unit"]
@@ -137,6 +137,8 @@ class Ranked:
         for start in range(0, len(candidates), _BLOCK):
             part = slice(start, start + _BLOCK)
             scores[part] = (self._rows(candidates[part]) * wide).sum(axis=1)
+        if not np.isfinite(scores).all():
+            raise IndexFormatError("an index holds rows that are not finite; build it again with 'embedstore index'")
         return scores.clip(-1, 1)
 
     @abstractmethod

@@ -60,4 +60,7 @@ class ExactIndex(Ranked):
         if n < 0 or dim < 1 or len(data) != 16 + int(n) * (8 + 4 * int(dim)):
             raise IndexFormatError(f"{len(data)} bytes do not hold {n} keys and {n} x {dim} values")
         keys = np.frombuffer(data, "<i8", n, 16).astype(np.int64)
-        return cls(keys, np.frombuffer(data, "<f4", offset=16 + 8 * n).reshape(n, dim).astype(np.float32, copy=False))
+        values = np.frombuffer(data, "<f4", offset=16 + 8 * n).reshape(n, dim).astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            raise IndexFormatError("it holds values that are not finite")
+        return cls(keys, values)

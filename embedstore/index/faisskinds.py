@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, ClassVar, Self
 
@@ -19,7 +20,6 @@ __all__ = ["FlatIndex", "IvfIndex"]
 
 _TARGET = 0.995  # recall@10 that nprobe is tuned to on some rows, so that others see 0.99
 _TUNED_ON = 500
-_HEADER = 37  # bytes before the tag of the index inside an id map
 
 
 class _FaissIndex(Ranked):
@@ -63,14 +63,12 @@ class _FaissIndex(Ranked):
 
     @classmethod
     def load(cls, file: BinaryIO, params: Mapping[str, Any]) -> Self:
-        """Read what `save` wrote; only ever called on bytes whose sum was checked.
+        """Read what `save` wrote.
 
-        FAISS's reader believes what it reads, so it is shown only the one layout that we write.
+        FAISS's reader believes sizes, and opens files that are named in what it reads. So it is shown only bytes that differ
+        from ours in nothing but values.
         """
-        head = file.read(_HEADER + 4)
-        if head[:4] != b"IxM2" or head[_HEADER:] != cls.tag:
-            raise IndexFormatError(f"these bytes are not an id map over {cls.tag!r}")
-        size = file.seek(0, 2)
+        size = _Layout(file, cls.tag).check()
         file.seek(0)
         limit = faiss.get_deserialization_vector_byte_limit()
         faiss.set_deserialization_vector_byte_limit(size)
@@ -115,7 +113,13 @@ class IvfIndex(_FaissIndex):
         nprobe = params.get("nprobe")
         if type(nprobe) is not int or not 1 <= nprobe <= self._inner.nlist:
             raise IndexFormatError(f"nprobe must be 1..{self._inner.nlist}; found {nprobe!r}")
-        self._inner.make_direct_map()
+        self._inner.set_direct_map_type(faiss.DirectMap.NoMap)  # what was read may point anywhere
+        try:
+            self._inner.make_direct_map()
+        except RuntimeError as error:
+            raise IndexFormatError("its cells hold rows that it does not have") from error
+        if (faiss.vector_to_array(self._inner.direct_map.array) < 0).any():
+            raise IndexFormatError("its cells hold a row twice, and another never")
 
     @classmethod
     def build(cls, matrix: LayerMatrix, *, seed: int = 0) -> Self:
@@ -136,6 +140,98 @@ class IvfIndex(_FaissIndex):
         nprobe = self._inner.nlist if everywhere else self.params["nprobe"]
         scores, positions = self._inner.search(queries, count, params=faiss.SearchParametersIVF(nprobe=nprobe))
         return scores, positions
+
+
+class _Layout:
+    """Walks through the file of an index, where everything but vectors, keys and the sizes of cells is known beforehand."""
+
+    def __init__(self, file: BinaryIO, tag: bytes) -> None:
+        self._file, self._tag, self._size = file, tag, file.seek(0, 2)
+
+    def check(self) -> int:
+        """Refuse another layout; else give the number of bytes."""
+        self._file.seek(4)
+        dim, rows = struct.unpack("<iq", self._file.read(12).ljust(12, b"\0"))
+        self._file.seek(0)
+        self._expect(b"IxM2", dim, rows)
+        if self._tag == IvfIndex.tag:
+            self._cells(dim, rows)
+        else:
+            self._flat(dim, rows)
+        self._numbers(rows)
+        self._skip(8 * rows)
+        if self._file.tell() != self._size:
+            raise self._other()
+        return self._size
+
+    def _cells(self, dim: int, rows: int) -> None:
+        self._expect(b"IwFl", dim, rows)
+        nlist, _ = struct.unpack("<qq", self._take(16))
+        self._flat(dim, nlist)
+        self._expect(b"\1")
+        self._numbers(rows)
+        self._skip(8 * rows)  # made again from the cells
+        self._expect(b"ilar")
+        self._numbers(nlist, 4 * dim)
+        if self._take(4) == b"full":
+            self._numbers(nlist)
+            sizes = self._array(nlist)
+        else:  # most cells are empty: the number and the size of each other one
+            self._file.seek(-4, 1)
+            self._expect(b"sprs")
+            (count,) = struct.unpack("<q", self._take(8))
+            cells, sizes = self._array(count).reshape(-1, 2).T if count % 2 == 0 else (np.array([-1]), np.array([-1]))
+            if not (np.diff(cells, prepend=-1, append=nlist) > 0).all():
+                raise self._other()
+        if (sizes < 0).any() or (sizes > rows).any() or sum(sizes.tolist()) != rows:
+            raise self._other()
+        for count in sizes.tolist():
+            self._floats(dim * count)
+            self._skip(8 * count)
+
+    def _flat(self, dim: int, rows: int) -> None:
+        self._expect(b"IxFI", dim, rows)
+        self._numbers(dim * rows)
+        self._floats(dim * rows)
+
+    def _expect(self, tag: bytes, *shape: int) -> None:
+        """Find a tag, and the header of an index of this dim and so many rows."""
+        head = struct.pack("<iqqq?i", *shape, 2**20, 2**20, True, faiss.METRIC_INNER_PRODUCT) if shape else b""
+        if self._take(len(tag) + len(head)) != tag + head:
+            raise self._other()
+
+    def _numbers(self, *values: int) -> None:
+        if self._array(len(values)).tolist() != [*values]:
+            raise self._other()
+
+    def _array(self, count: int) -> Positions:
+        return np.frombuffer(self._take(8 * count), "<i8")
+
+    def _floats(self, count: int) -> None:
+        """Pass vectors, which are finite: +inf is 0x7F800000, -inf 0xFF800000, and every nan above one of them."""
+        end = self._file.tell() + 4 * count
+        self._skip(4 * count)
+        for start in range(end - 4 * count, end, 2**22):
+            self._file.seek(start)
+            bits = np.frombuffer(self._file.read(min(2**22, end - start)), "<i4")
+            if bits.max() >= 0x7F800000 or bits.view("<u4").max() >= 0xFF800000:
+                raise IndexFormatError("it holds values that are not finite")
+        self._file.seek(end)
+
+    def _take(self, count: int) -> bytes:
+        self._skip(count)
+        self._file.seek(-count, 1)
+        return self._file.read(count)
+
+    def _skip(self, count: int) -> None:
+        if not 0 <= count <= self._size - self._file.tell():
+            raise self._other()
+        self._file.seek(count, 1)
+
+    def _other(self) -> IndexFormatError:
+        return IndexFormatError(
+            f"these bytes are not an id map over {self._tag!r} as this version writes it (at {self._file.tell()})"
+        )
 
 
 def _tune(cells: Any, matrix: LayerMatrix, seed: int) -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -21,7 +19,7 @@ from embedstore.errors import EmbedstoreError, IndexFormatError, StoreFormatErro
 from embedstore.index.base import Index
 from embedstore.registry import known, resolve
 from embedstore.store import EmbeddingStore
-from embedstore.store.disk import explained, write_file
+from embedstore.store.disk import explained, plain_file, refuse_link, write_file
 from embedstore.store.records import parse, take
 
 __all__ = [
@@ -119,7 +117,9 @@ def layer_of(label: str) -> int | str:
 
 def folders(store: EmbeddingStore, label: str = "*") -> Iterator[Path]:
     """List the folders of the indices of one layer, or of all."""
-    return (file.parent for file in sorted((store.path / "indices").glob(f"{label}-*/meta.json")))
+    base = store.path / "indices"
+    files = () if base.is_symlink() else sorted(base.glob(f"{label}-*/meta.json"))
+    return (file.parent for file in files if not file.parent.is_symlink())
 
 
 def save_index(index: Index, report: IndexReport) -> IndexReport:
@@ -136,6 +136,8 @@ def save_index(index: Index, report: IndexReport) -> IndexReport:
     report = replace(report, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     folder = Path(report.path)
     with explained(f"cannot write the index {folder}"):
+        for place in (folder.parent, folder):
+            refuse_link(place)
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / "index.faiss", data)
         write_file(folder / "meta.json", json.dumps(asdict(report) | _FORMAT).encode())
@@ -215,14 +217,7 @@ def _check_sum(found: Any, report: IndexReport) -> None:
 def _opened(path: Path, most: int) -> Iterator[io.BufferedReader]:
     """Open a plain file of at most `most` bytes; never through a link, a pipe or a device."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > most:
-                raise IndexFormatError(f"{path.name} is no plain file of at most {most} bytes")
-            with open(handle, "rb", closefd=False) as file:
-                yield file
-        finally:
-            os.close(handle)
+        with plain_file(path, most) as file:
+            yield file
     except OSError as error:
         raise IndexFormatError(f"{path.name} cannot be read: {error.strerror}") from error

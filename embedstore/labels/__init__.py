@@ -49,7 +49,7 @@ def read_labels(source: str | Path, files: Sequence[AudioFile], *, columns: Colu
     name, names = str(source), known("labels", BUILTIN)
     path = Path(source)
     if name not in names:
-        if not path.exists() and not path.suffix and len(path.parts) < 2:
+        if not os.path.exists(path) and not path.suffix and len(path.parts) < 2:  # noqa: PTH110 - unlike Path's, never raises
             raise unknown_name("label source (or path of a CSV file)", name, [n for n in names if n != "csv"])
         name = "csv"
     elif name == "csv" and not path.is_file():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import itertools
 import os
 import unicodedata
 from collections import Counter
@@ -83,9 +84,10 @@ def _rows(source: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, the header first, with the number of the line it starts on."""
     try:
         with Path(source).open("rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise LabelsError(f"cannot read the labels {source}: {error.strerror}") from error
+            pieces = iter(lambda: stream.read(2**20), b"")  # read at once, a table would ask for memory for the largest
+            data = b"".join(itertools.islice(pieces, _MAX_BYTES // 2**20 + 1))
+    except (OSError, ValueError) as error:  # the latter: no path has such characters
+        raise LabelsError(f"cannot read the labels {source}: {getattr(error, 'strerror', error)}") from error
     if len(data) > _MAX_BYTES:
         raise LabelsError(f"the labels {source} are over {_MAX_BYTES >> 30} GiB; keep only the columns that are needed")
     try:
@@ -98,10 +100,10 @@ def _rows(source: str) -> Iterator[tuple[int, list[str]]]:
     if not text.strip():
         raise LabelsError(f"{source}, line 1: the file is empty; it needs a header with path or track_id, and genre")
     head = next(line for line in io.StringIO(text, newline="") if line.strip())
-    delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([head], delimiter=mark))))  # a tie takes the comma
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     start = 1
     try:
+        delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([head], delimiter=mark))))  # a tie takes the comma
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         for row in reader:
             if any(row):
                 yield start, row

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import LabelsError, ParameterError
+from embedstore.errors import LabelsError, ParameterError, UnknownNameError
 from embedstore.labels import Columns, LabelTable, read_labels
 from embedstore.types import AudioFile, TrackLabels
 
@@ -76,8 +77,9 @@ class LabelPolicy:
             fresh = {"source": "folder", "columns": {}} if new else None
             return cls(table, new, fresh, table.problems)
         try:
-            table = read_labels(memory["source"], files, columns=Columns(**memory["columns"]))
-        except (LabelsError, KeyError, TypeError) as error:
+            source, columns = _remembered(memory)
+            table = read_labels(source, files, columns=columns)
+        except (LabelsError, UnknownNameError) as error:
             note = f"labels stay as they are, new tracks get none: {error}; give --labels to change that"
             return cls(read_labels("none", files), False, None, (note,))
         return cls(table, True, None, table.problems)
@@ -86,3 +88,16 @@ class LabelPolicy:
         """Labels of one file, with their source."""
         labels = self.table.by_path.get(file.full_path, TrackLabels())
         return replace(labels, source=self.table.source) if labels != TrackLabels() else labels
+
+
+def _remembered(memory: Any) -> tuple[str, Columns]:
+    """Read what a store remembers; it may come from somebody else."""
+    try:
+        source, columns = memory["source"], Columns(**memory["columns"])
+    except (KeyError, TypeError) as error:
+        raise LabelsError(f"where they came from is not written down: {error}") from error
+    if not all(type(text) is str for text in (source, *vars(columns).values()) if text is not None) or not source:
+        raise LabelsError(f"where they came from is not written down, but {source!r:.80}")
+    if os.path.exists(source) and not os.path.isfile(source):  # noqa: PTH110, PTH113 - unlike Path's, they never raise
+        raise LabelsError(f"{source!r} is no file")  # a pipe, which would be waited for
+    return source, columns

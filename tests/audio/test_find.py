@@ -197,3 +197,51 @@ def test_first_mpeg_frame_is_found_behind_rubbish(write_audio):
     assert mpeg_start(io.BytesIO(data)) == (0, True)
     assert mpeg_start(io.BytesIO(b"\xff\x00junk" + data)) == (6, True)
     assert mpeg_start(io.BytesIO(b"words" * 100)) is None
+
+
+def test_tricks_with_names_and_links(tmp_path, write_audio):
+    """Links to system files, devices and pipes, names like options or of full length: only what is a file inside is taken."""
+    longest = "x" * 251 + ".wav"
+    write_audio("root/-rf.wav")
+    write_audio(f"root/{longest}")
+    root = tmp_path / "root"
+    os.mkfifo(root / "pipe")
+    for name, target in {
+        "x.mp3": "/etc/passwd",
+        "zero.wav": "/dev/zero",
+        "null": "/dev/null",
+        "proc.wav": "/proc/self/mem",
+    }.items():
+        (root / name).symlink_to(target)
+    for name, target in {"a.wav": "b.wav", "b.wav": "a.wav", "here.wav": ".", "to pipe.wav": "pipe"}.items():
+        (root / name).symlink_to(target)
+    assert paths(root) == ["-rf.wav", longest]
+    said = reasons(root)
+    assert {said[name] for name in ("x.mp3", "zero.wav", "null", "proc.wav")} == {"a link that leaves the folder"}
+    assert {said[name] for name in ("a.wav", "b.wav")} == {
+        "a link that leads nowhere: Too many levels of symbolic links"
+    }
+
+
+def test_folders_deeper_than_paths_can_be(tmp_path, write_audio, monkeypatch):
+    """A path that no system call takes costs what lies there, not its neighbours."""
+    name, sound = "d" * 200, write_audio("a.wav").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for level in range(25):
+        Path(f"{level}.wav").write_bytes(sound)
+        Path("y" * 200 + ".wav").write_bytes(sound)
+        Path(name).mkdir()
+        os.chdir(name)
+    monkeypatch.undo()
+    found = find_audio(tmp_path)
+    assert {f"{level}.wav" for level in range(18)} <= {Path(file.path).name for file in found.files}
+    assert {one.reason.rpartition(": ")[2] for one in found.rejected} == {"File name too long"}
+    assert len(found.rejected) >= 2
+
+
+@pytest.mark.slow
+def test_a_folder_of_a_hundred_thousand(tmp_path):
+    """Many entries of all kinds are listed in seconds."""
+    for i in range(100_000):
+        (tmp_path / f"{i}.{('wav', 'jpg')[i % 2]}").touch()
+    assert len(find_audio(tmp_path).files) == 50_000

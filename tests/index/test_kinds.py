@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,3 +211,86 @@ def test_one_faiss_layout_is_not_taken_for_another() -> None:
         file = io.BytesIO(faiss.serialize_index(index).tobytes())
         with pytest.raises(IndexFormatError, match="not an id map over b'IxFI'"):
             flat.load(file, {})
+
+
+def saved(index: Any) -> bytes:
+    """Give what an index writes."""
+    file = io.BytesIO()
+    index.save(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 40, 300])
+@pytest.mark.parametrize("alike", [False, True])
+def test_every_layout_that_is_written_is_read(rows: int, alike: bool) -> None:
+    """Few rows and many, with empty cells (which FAISS writes in another way) and without."""
+    matrix = clusters(rows)
+    if alike:
+        matrix = LayerMatrix(0, "alike", matrix.keys, np.ones_like(matrix.values))
+    queries = np.random.default_rng(3).normal(size=(3, matrix.values.shape[1])).astype(np.float32)
+    for kind in ("flat", "ivf"):
+        index = resolve("indexes", BUILTIN, kind).build(matrix)
+        again = type(index).load(io.BytesIO(saved(index)), index.params)
+        found, true = again.search(queries, 5), index.search(queries, 5)
+        np.testing.assert_array_equal(found.keys, true.keys)
+        np.testing.assert_array_equal(found.scores, true.scores)
+
+
+def test_faiss_opens_no_file_that_an_index_names(tmp_path: Path) -> None:
+    """Cells on the disk, other quantizers, whatever FAISS can nest: refused before FAISS sees them."""
+    import faiss
+
+    rows = clusters(300).values
+    dim = rows.shape[1]
+    for spoil in ("on disk", "graph", "scalar"):
+        cells = faiss.IndexHNSWFlat(dim, 4, faiss.METRIC_INNER_PRODUCT) if spoil == "graph" else faiss.IndexFlatIP(dim)
+        inner = faiss.IndexIVFFlat(cells, dim, 7, faiss.METRIC_INNER_PRODUCT)
+        if spoil == "scalar":
+            inner = faiss.IndexIVFScalarQuantizer(
+                cells, dim, 7, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+            )
+        inner.train(rows)
+        if spoil == "on disk":
+            lists = faiss.OnDiskInvertedLists(7, inner.code_size, str(tmp_path / "elsewhere"))
+            inner.replace_invlists(lists)
+        index = faiss.IndexIDMap2(inner)
+        index.add_with_ids(rows, np.arange(300))
+        inner.make_direct_map()
+        data = faiss.serialize_index(index).tobytes()
+        if spoil == "on disk":
+            (tmp_path / "elsewhere").unlink()
+            os.mkfifo(tmp_path / "elsewhere")  # to open it would take for ever
+        with pytest.raises(IndexFormatError, match="not an id map over b'IwFl' as this version writes it"):
+            resolve("indexes", BUILTIN, "ivf").load(io.BytesIO(data), {"nprobe": 1})
+
+
+def test_a_stored_map_of_rows_is_not_believed() -> None:
+    """The place of each row is found again; cells that hold a row twice, or one that is not there, are refused."""
+    kind = resolve("indexes", BUILTIN, "ivf")
+    matrix = clusters(300)
+    index = kind.build(matrix)
+    data = saved(index)
+    dim = index.dim
+    at = 135 + 4 * dim * 7 + 9
+    assert data[at - 9 : at] == b"\1" + (300).to_bytes(8, "little")
+    wild = data[:at] + b"\x7f" * 8 * 300 + data[at + 8 * 300 :]
+    again = kind.load(io.BytesIO(wild), index.params)
+    np.testing.assert_array_equal(again.search(matrix.values[:5], 3).keys, index.search(matrix.values[:5], 3).keys)
+    first = at + 8 * 300 + 32 + 8 * 7  # the first cell: its rows, then their positions
+    size = int.from_bytes(data[first - 8 * 7 :][:8], "little")
+    ids = first + 4 * dim * size
+    for wrong in (2**40, int.from_bytes(data[ids + 8 : ids + 16], "little")):
+        with pytest.raises(IndexFormatError, match="its cells hold"):
+            kind.load(io.BytesIO(data[:ids] + wrong.to_bytes(8, "little") + data[ids + 8 :]), index.params)
+
+
+@pytest.mark.parametrize("kind", ["exact", "flat", "ivf"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_refused(kind: str, value: float) -> None:
+    """A vector of nan would be nobody's neighbour, without a word."""
+    index = resolve("indexes", BUILTIN, kind).build(clusters(300))
+    data = saved(index)
+    (row,) = (index._rows(np.array([5])),)
+    at = data.index(row.astype("<f4").tobytes())
+    with pytest.raises(IndexFormatError, match="values that are not finite"):
+        type(index).load(io.BytesIO(data[:at] + np.float32(value).tobytes() + data[at + 4 :]), index.params)
