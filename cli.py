@@ -142,9 +142,12 @@ class _Group(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no crash
         warnings.formatwarning = lambda message, *_where, **_more: f"note: {printable(message)}\n"
+        as_json = "--json" in ctx.args
         try:
             return super().invoke(ctx)
         except click.UsageError as error:  # it repeats what it was given, such as the name of a file
+            if as_json:
+                show_json({"error": error.format_message()})
             said = error.format_message().expandtabs().split("\n")
             raise click.UsageError("\n".join(map(printable, said)), error.ctx) from error
         except BrokenPipeError:
@@ -201,7 +204,7 @@ def main() -> None:
 @click.option(
     "--address",
     metavar="HOST:PORT|auto",
-    help="The Ray cluster. [default: RAY_ADDRESS; else one that runs here; else one is started here]",
+    help="The Ray cluster. [default: RAY_ADDRESS; else one is started here]",
 )
 @click.option(
     "--profile",
@@ -385,35 +388,41 @@ def verify(ctx: click.Context, /, store: str, repair: bool, as_json: bool) -> No
 @JSON
 def compact(store: str, as_json: bool) -> None:
     """Merge small shards into big ones and drop what no file holds any more: quicker reads, less space, the same content."""
-    _show(asdict(_open(store).compact()), as_json, display.show_compact)
+    from embedstore import EmbeddingStore
+
+    _show(asdict(EmbeddingStore.open(store).compact()), as_json, display.show_compact)
 
 
 @main.command()
 @click.argument("targets", metavar="TRACK|FOLDER...", nargs=-1, required=True)
 @STORE
+@click.option("--yes", is_flag=True, help="Also if that is more than 20 % of the stored files.")
 @JSON
-def rm(targets: tuple[str, ...], store: str, as_json: bool) -> None:
-    """Forget tracks, by path, name or id, or all files below a folder. The audio is not touched.
+def rm(targets: tuple[str, ...], store: str, yes: bool, as_json: bool) -> None:
+    """Forget tracks with all their files, by path, name or id, or all files below a folder. The audio is not touched.
 
     A file that still lies in a folder that is built comes back with the next build. Vectors stay until `embedstore compact`.
     """
-    _show(asdict(_open(store).remove(targets)), as_json, display.show_remove)
+    _show(asdict(_open(store).remove(targets, yes=yes)), as_json, display.show_remove)
 
 
 @main.command()
 @click.argument("sources", metavar="STORE...", nargs=-1, required=True, type=click.Path())
 @STORE
 @JSON
-def merge(sources: tuple[str, ...], store: str, as_json: bool) -> None:
+@click.pass_context
+def merge(ctx: click.Context, /, sources: tuple[str, ...], store: str, as_json: bool) -> None:
     """Take the tracks of other stores of the same recipe into --store, which is made if it is not there.
 
     What --store knows about a file stays. The other stores are only read.
     """
     from embedstore import EmbeddingStore
 
-    others = [_open(source) for source in sources]
+    others = [EmbeddingStore.open(source) for source in sources]
     target = EmbeddingStore.open_or_create(store, others[0].card, others[0].recipe)
-    _show(asdict(target.merge(*others)), as_json, display.show_merge)
+    report = target.merge(*others)
+    _show(asdict(report), as_json, display.show_merge)
+    ctx.exit(1 if report.problems else 0)
 
 
 @main.command()

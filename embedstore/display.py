@@ -199,6 +199,8 @@ def show_remove(report: dict[str, Any]) -> None:
 
 def show_merge(report: dict[str, Any]) -> None:
     """Say what was taken in."""
+    for problem in report["problems"]:
+        say("not taken in: " + problem, err=True)
     say(
         f"{report['tracks']} tracks taken in, {report['known']} were known, {report['outdated']} outdated, "
         f"{report['failures']} failed files noted; {report['total']} tracks in the store now"

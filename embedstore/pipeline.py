@@ -19,7 +19,7 @@ from embedstore.options import EncoderOptions
 from embedstore.plan import Plan, plan_build
 from embedstore.profile import Profile, Stages
 from embedstore.shards import Tally, is_kept, known_to, run_shard, what_became_of
-from embedstore.store import EmbeddingStore, FileState, StoreWriter
+from embedstore.store import EmbeddingStore, FileState, StoreWriter, forget_plans
 from embedstore.types import TrackLabels
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ def build(
         Who encodes: this process, or workers on the machines of a Ray cluster. These need the same paths: of the audio,
         the store, and the model.
     address : str, optional
-        Of the cluster, such as ``"auto"`` or ``"10.0.0.1:6379"``; default: that of the environment variable
-        ``RAY_ADDRESS``, else one that runs on this machine, else a new one of this machine.
+        Of the cluster, such as ``"10.0.0.1:6379"`` or ``"auto"`` (one that runs on this machine); default: that of the
+        environment variable ``RAY_ADDRESS``, else a new one of this machine.
     profile : path, optional
         JSON file to write: the seconds of each stage and of each file, also of an interrupted build.
     progress : callable, optional
@@ -258,11 +258,13 @@ class Run:
         self.tally.stages.loading = time.perf_counter() - self.began
         with store.writer():  # nobody else writes, and what killed writers left is cleared away
             self.plan.remember(store)
+            forget_plans(store.path)
         known = known_to(store, self.plan.states)
         held = set(known.keys)
         with self._until_stopped():
             self._follow(workers.run(store, self.plan, known, timeout=timeout, stages=self.tally.stages))
         with store.writer() as writer, self._until_stopped():
+            forget_plans(store.path)
             self._catch_up(store, held | self.tally.new)
             if not self.interrupted:
                 self.finish(store, writer)
@@ -314,6 +316,7 @@ class Run:
             self._tidy(writer)
             writer.commit()
             self._label(store, writer)
+            writer.forget_gone()
 
     def compact(self, store: EmbeddingStore) -> None:
         """Merge small shards where there are many; if that fails, the build is done without it."""

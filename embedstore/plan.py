@@ -47,14 +47,14 @@ class PlannedShard:
 
     Attributes
     ----------
-    sequence : int
-        The number of its commits.
+    number : int
+        In the plan, from 1.
     files : tuple of PlannedFile
     known : Known
         Stored sounds that they may hold, where the plan says so.
     """
 
-    sequence: int
+    number: int
     files: tuple[PlannedFile, ...]
     known: Known = field(default_factory=Known)
 
@@ -124,11 +124,11 @@ class Plan:
         """List what there is to do."""
         return [PlannedFile(file, self.policy.of(file), file.full_path in self.states) for file in self.todo]
 
-    def shards(self, first: int, size: int) -> list[PlannedShard]:
-        """Hand it out in shards of up to `size` files, numbered from `first`."""
+    def shards(self, size: int) -> list[PlannedShard]:
+        """Hand it out in shards of up to `size` files, numbered from 1."""
         files = self.planned()
         starts = range(0, len(files), size)
-        return [PlannedShard(first + n, tuple(files[i : i + size])) for n, i in enumerate(starts)]
+        return [PlannedShard(n, tuple(files[i : i + size])) for n, i in enumerate(starts, 1)]
 
     def with_known(self, shards: Sequence[PlannedShard]) -> list[PlannedShard]:
         """Add what workers that do not look at the store should know of it.

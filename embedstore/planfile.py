@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,14 @@ from embedstore.lanes import Known
 from embedstore.options import check_options
 from embedstore.plan import PlannedFile, PlannedShard
 from embedstore.store import EmbeddingStore
-from embedstore.store.disk import write_file
+from embedstore.store.disk import plain_file, write_file
 from embedstore.store.records import dump, parse, read_file, read_labels, take
 
 __all__ = ["MOST_FILES", "PlanHeader", "ranges", "read_plan", "write_plan"]
 
 FORMAT = 1
 MOST_FILES = 4096  # in a shard
-MOST_COMMITS = 10**8 - 1
+MOST_SHARDS = 10**8 - 1
 LONGEST = 2**26  # bytes of a line
 
 
@@ -45,8 +47,6 @@ class PlanHeader:
         As `build` was asked.
     shards : int
         Lines that follow; shards are numbered from 1.
-    first : int
-        Sequence number of the first.
     """
 
     id: str
@@ -59,7 +59,6 @@ class PlanHeader:
     columns: dict[str, str]
     limit: int | None
     shards: int
-    first: int
 
     def open_store(self) -> EmbeddingStore:
         """Open the store.
@@ -80,18 +79,29 @@ class PlanHeader:
 
 
 def write_plan(path: str | Path, header: PlanHeader, shards: Sequence[PlannedShard]) -> None:
-    """Write a plan; one that is there is replaced.
+    """Write a plan; one that is there is replaced, and nothing else.
 
     Raises
     ------
     ParameterError
         It cannot be written.
     """
+    here = Path(os.path.abspath(path))
+    if here.resolve().is_relative_to(Path(header.store).resolve()):
+        raise ParameterError(f"the plan {path} would lie in the store; choose a place outside of it")
+    if os.path.lexists(here) and not _is_plan(here):
+        raise ParameterError(f"{path} exists and is no plan; choose another name with --out")
     lines = [{"embedstore_plan": FORMAT, **asdict(header)}, *map(_shard_record, shards)]
     try:
-        write_file(Path(os.path.abspath(path)), b"".join(dump(line) + b"\n" for line in lines))
+        write_file(here, b"".join(dump(line) + b"\n" for line in lines))
     except OSError as error:
         raise ParameterError(f"the plan {path} cannot be written: {error.strerror or error}") from error
+
+
+def _is_plan(path: Path) -> bool:
+    with suppress(OSError), plain_file(path, sys.maxsize) as file:
+        return b'"embedstore_plan":' in file.readline(2**20)
+    return False
 
 
 def _shard_record(shard: PlannedShard) -> dict[str, Any]:
@@ -144,11 +154,11 @@ def _header(data: Any) -> PlanHeader:
     root, store = take(data, "root", str), take(data, "store", str)
     if not (root.startswith("/") and store.startswith("/")):
         raise StoreFormatError(f"its paths should be absolute; found {root!r:.80} and {store!r:.80}")
-    shards, first = take(data, "shards", int), take(data, "first", int, least=1)
-    if first + shards > MOST_COMMITS:
-        raise StoreFormatError(f"a store has up to {MOST_COMMITS} commits; found {shards} shards from {first}")
+    shards, plan = take(data, "shards", int), take(data, "id", str)
+    if not re.fullmatch("[0-9a-f]{32}", plan) or shards > MOST_SHARDS:
+        raise StoreFormatError(f"it should have an id and up to {MOST_SHARDS} shards; found {plan!r:.40} and {shards}")
     return PlanHeader(
-        id=take(data, "id", str),
+        id=plan,
         store=store,
         fingerprint=take(data, "fingerprint", str),
         keep_windows=take(data, "keep_windows", bool),
@@ -158,7 +168,6 @@ def _header(data: Any) -> PlanHeader:
         columns=columns,
         limit=take(data, "limit", int, least=1) if data.get("limit") is not None else None,
         shards=shards,
-        first=first,
     )
 
 
@@ -175,7 +184,7 @@ def _shard(data: Any, header: PlanHeader, number: int) -> PlannedShard:
     keys, hashes = take(data, "keys", list), take(data, "hashes", dict)
     if not all(type(key) is int and 0 <= key < 2**63 for key in (*keys, *hashes.values())):
         raise StoreFormatError(f"the keys that shard {number} knows are not keys")
-    return PlannedShard(header.first + number - 1, files, Known(set(keys), hashes))
+    return PlannedShard(number, files, Known(set(keys), hashes))
 
 
 def _file(data: Any) -> PlannedFile:

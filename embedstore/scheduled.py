@@ -1,6 +1,6 @@
 """A build in pieces that any scheduler can hand out: plan it, do its shards on whatever machine, finalize it.
 
-Nothing says how far the work is but the store itself: a shard that is done ends with a delta that says nothing.
+Nothing says how far the work is but the store itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from embedstore.pipeline import BuildReport, Run
 from embedstore.plan import plan_build
 from embedstore.planfile import MOST_FILES, PlanHeader, ranges, read_plan, write_plan
 from embedstore.shards import Tally, run_planned, what_became_of
-from embedstore.store import finalized, finished_shards
+from embedstore.store import finalized, finished_shards, note_finalized
 
 __all__ = ["PlanReport", "ShardsReport", "finalize", "plan_shards", "run_shards"]
 
@@ -141,8 +141,7 @@ def plan_shards(
     target = plan.open_store(store, network.card, recipe_of(network, keep_windows=plan.keep_windows))
     with target.writer():  # nobody else writes; what killed writers left is cleared away
         plan.remember(target)
-        first = target.next_sequence()
-    shards = plan.with_known(plan.shards(first, shard_size))
+    shards = plan.with_known(plan.shards(shard_size))
     header = PlanHeader(
         id=secrets.token_hex(16),
         store=str(target.path),
@@ -150,11 +149,10 @@ def plan_shards(
         keep_windows=target.keeps_windows,
         encoder=dict(network.card.options),
         root=plan.root,
-        labels=os.path.abspath(labels) if labels and Path(labels).exists() else None if labels is None else str(labels),
+        labels=None if labels is None else str(labels) if labels in ("folder", "none") else os.path.abspath(labels),
         columns={name: value for name, value in vars(columns or Columns()).items() if value is not None},
         limit=limit,
         shards=len(shards),
-        first=first,
     )
     write_plan(out, header, shards)
     counts = (len(plan.files), len(plan.todo), plan.skipped, plan.failed, len(shards))
@@ -198,8 +196,8 @@ def run_shards(
     """
     began = time.perf_counter()
     header, planned = read_plan(plan, list(numbers))
-    done = finished_shards(header.store, header.id, (shard.sequence for shard in planned.values()))
-    left = [shard for shard in planned.values() if shard.sequence not in done]
+    done = planned if finalized(header.store, header.id) else finished_shards(header.store, header.id)
+    left = [shard for shard in planned.values() if shard.number not in done]
     todo, tally, interrupted = sum(len(shard.files) for shard in left), Tally(), False
     network = EncoderOptions(model=model, device=device, trust_remote_code=trust_remote_code)
     try:
@@ -208,9 +206,7 @@ def run_shards(
                 for shard in left:
                     stored = {one.file.full_path for one in shard.files if one.stored}
                     options = {"jobs": jobs, "timeout": timeout, "stages": tally.stages}
-                    with closing(
-                        run_planned(shard, header.store, crew, shard.known, mark=header.id, **options)
-                    ) as outcomes:
+                    with closing(run_planned(shard, header.store, crew, shard.known, header.id, **options)) as outcomes:
                         for outcome in outcomes:
                             if outcome is not None:
                                 tally.take(outcome, stored=outcome.file.full_path in stored)
@@ -249,9 +245,8 @@ def finalize(plan: str | Path) -> BuildReport:
     began = time.perf_counter()
     header, shards = read_plan(plan)
     store = header.open_store()
-    done = finished_shards(store.path, header.id, (shard.sequence for shard in shards.values()))
-    missing = [number for number, shard in shards.items() if shard.sequence not in done]
-    if missing and header.id not in finalized(store):
+    missing = sorted(shards.keys() - finished_shards(store.path, header.id))
+    if missing and not finalized(store.path, header.id):
         raise StoreError(
             f"{len(missing)} of the {len(shards)} shards of {plan} are not done: {ranges(missing)}; do them with: "
             f"embedstore run-shard {plan} {ranges(missing).replace(',', '')}"
@@ -266,15 +261,16 @@ def finalize(plan: str | Path) -> BuildReport:
     for outcome in what_became_of(planned.values(), now.states, now.failures, held):
         run.take(outcome)
     for path in planned.keys() - run.heard:
-        why = "it could not be read, or has changed since the plan"
+        why = "it could not be read, or it or its copy has changed since the plan; build again"
         run.take(Outcome(planned[path], "vanished" if is_gone(path) else "failed", stage="open", reason=why))
     with store.writer() as writer:
         run.finish(store, writer)
-    finalized(store, header.id)
+    note_finalized(store.path, header.id)
     run.compact(store)
     report = run.report(store)
     total = report.added + report.known + report.skipped + report.failed + report.vanished
     later = others.count("new") + others.count("changed")
+    later += sum(planned.get(file.full_path, file) != file for file in now.files)
     notes = (
         (*report.notes, f"{later} files are new or have changed since the plan; plan again") if later else report.notes
     )

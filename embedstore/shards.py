@@ -70,19 +70,17 @@ def run_planned(
     store: str | os.PathLike[str],
     crew: Crew,
     known: Known,
-    *,
-    mark: str = "",
+    plan: str,
     **options: Any,
 ) -> Generator[Outcome | None, None, None]:
     """Do one planned shard beside others, from whatever machine; files that an earlier try wrote down are left out.
 
-    `mark`: write down that this shard of the plan with that id is done. Other options are those of `run_shard`.
+    `plan` is the id of its plan; other options are those of `run_shard`.
     """
-    with shard_writer(store, shard.sequence, crew.recipe) as writer:
+    with shard_writer(store, plan, shard.number, crew.recipe) as writer:
         files = [one for one in shard.files if not writer.has_file(one.file)]
         yield from run_shard(files, crew, writer, known, **options)
-        if mark:
-            writer.finish(mark)
+        writer.finish()
 
 
 def _settle(outcome: Outcome, planned: PlannedFile, writer: StoreWriter, known: Known) -> Outcome:

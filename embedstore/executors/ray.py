@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -53,15 +54,17 @@ class _Worker:
             return type(error)(f"the worker on {socket.gethostname()}: {error}")
         return f"{socket.gethostname()}, process {os.getpid()}", self._crew.card, self._crew.recipe
 
-    def know(self, store: str, known: Known, options: dict[str, Any]) -> None:
+    def know(self, store: str, plan: str, known: Known, options: dict[str, Any]) -> None:
         """Take what all shards have in common."""
-        self._store, self._known, self._options = store, known, options
+        self._store, self._plan, self._known, self._options = store, plan, known, options
 
     def run(self, shard: PlannedShard) -> tuple[list[Outcome], float] | EmbedstoreError:
         """Take a shard's files into the store; say what became of them, and how long writing took."""
         stages = Stages()
         try:
-            outcomes = run_planned(shard, self._store, self._crew, self._known, stages=stages, **self._options)
+            outcomes = run_planned(
+                shard, self._store, self._crew, self._known, self._plan, stages=stages, **self._options
+            )
             return [outcome for outcome in outcomes if outcome is not None], stages.storing
         except EmbedstoreError as error:
             return type(error)(f"the worker on {socket.gethostname()}: {error}")
@@ -122,7 +125,7 @@ class Workers:
     def _mourn(self, worker: Any, shard: PlannedShard | None, error: Exception) -> None:
         """Replace a worker that was lost, unless that happened too often."""
         self._ray.kill(worker)  # it may only be out of reach
-        number = shard.sequence if shard else 0
+        number = shard.number if shard else 0
         self._losses[number] += 1
         if self._losses[number] == TRIES:
             what = (
@@ -148,8 +151,13 @@ class Workers:
         """
         hands = len(self._flying) + len(self._idle)
         size = min(LARGEST, math.ceil(len(plan.todo) / (4 * hands)))  # small enough that nobody waits long for the last
-        queue = deque(plan.shards(store.next_sequence(), max(1, size)))
-        common = (str(store.path), self._ray.put(known), {"jobs": self._jobs, "timeout": timeout})
+        queue = deque(plan.shards(max(1, size)))
+        common = (
+            str(store.path),
+            f"ray-{secrets.token_hex(16)}",
+            self._ray.put(known),
+            {"jobs": self._jobs, "timeout": timeout},
+        )
         try:
             for worker in self._idle:
                 worker.know.remote(*common)
@@ -258,7 +266,12 @@ def _connect(ray: Any, address: str | None) -> None:
     try:
         if port.isdecimal() and "/" not in host:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+        ray.init(
+            address or os.environ.get("RAY_ADDRESS") or "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:300]
         place = f" at {address or host}" if address or host else ""

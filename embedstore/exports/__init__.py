@@ -100,7 +100,7 @@ def export(
         finally:
             content.stop.set()
     names = tuple(column.name for column in content.columns)
-    return ExportReport(to=to, layers=names, seconds=time.perf_counter() - began, **done)
+    return ExportReport(to=to, layers=names, seconds=time.perf_counter() - began, problems=store.problems, **done)
 
 
 def _form(target: str) -> str:

@@ -20,7 +20,7 @@ from embedstore.store import EmbeddingStore
 from embedstore.store.disk import explained, whole_file
 from embedstore.types import Track
 
-__all__ = ["Column", "Content", "ExportReport", "new_file", "plain"]
+__all__ = ["Column", "Content", "ExportReport", "new_file", "outside", "plain"]
 
 ROWS = 256  # of a chunk of HDF5; a piece has up to 16 times as many
 _AT_ONCE = 2**24  # bytes of vectors in a piece
@@ -48,6 +48,8 @@ class ExportReport:
         Of Milvus; else empty.
     deleted : int
         Rows that were taken out of the collection, because the store does not hold their tracks any more.
+    problems : tuple of str
+        Damaged or missing shards of the store: their tracks are not in it.
     """
 
     to: str
@@ -58,6 +60,7 @@ class ExportReport:
     seconds: float
     collection: str = ""
     deleted: int = 0
+    problems: tuple[str, ...] = ()
 
 
 class Column(NamedTuple):
@@ -183,13 +186,19 @@ def new_file(content: Content, target: str, *, overwrite: bool) -> Iterator[int]
     StoreError
         The disk refused.
     """
-    path = Path(os.path.abspath(target))
-    if path.is_relative_to(content.store.path):
-        raise ParameterError(f"{path} lies in the store; choose a place outside of it")
+    path = outside(content, target)
     with explained(f"cannot write {path}"), whole_file(path) as handle:
         _check_free(path, overwrite=overwrite)
         yield handle
         _check_free(path, overwrite=overwrite)  # it may have taken long
+
+
+def outside(content: Content, target: str) -> Path:
+    """Give the absolute path of a target that does not lie in the store, by whatever name."""
+    path = Path(os.path.abspath(target))
+    if path.resolve().is_relative_to(content.store.path.resolve()):
+        raise ParameterError(f"{path} lies in the store; choose a place outside of it")
+    return path
 
 
 def _check_free(path: Path, *, overwrite: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from embedstore.errors import EncoderMismatchError, ParameterError, StoreError
-from embedstore.exports.base import Column, Content
+from embedstore.exports.base import Column, Content, outside
 from embedstore.registry import require
 
 __all__ = ["write"]
@@ -36,7 +36,7 @@ def write(content: Content, target: str, *, collection: str | None = None) -> di
         )
     (column,) = content.columns
     name = collection or f"embedstore_{column.name}"
-    uri = _address(target)
+    uri = _address(content, target)
     milvus = require("pymilvus", _INSTALL)
     if "://" not in uri:
         require("milvus_lite", _INSTALL)
@@ -59,7 +59,7 @@ def write(content: Content, target: str, *, collection: str | None = None) -> di
     return {"target": uri, "collection": name, "rows": rows, "bytes": sent, "deleted": deleted}
 
 
-def _address(target: str) -> str:
+def _address(content: Content, target: str) -> str:
     if "://" in target:
         if "@" in urlsplit(target).netloc:
             raise ParameterError("an address with a password in it would be shown to others; put it into MILVUS_TOKEN")
@@ -68,7 +68,7 @@ def _address(target: str) -> str:
         raise ParameterError(
             f"{target!r} is neither the address of a Milvus server (http://host:19530) nor a folder *.db"
         )
-    return os.path.abspath(target)
+    return str(outside(content, target))
 
 
 def _identity(content: Content, column: Column) -> dict[str, str]:

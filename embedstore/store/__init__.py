@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from embedstore.store.planned import ShardWriter, finished_shards, shard_writer
+from embedstore.store.planned import (
+    ShardWriter,
+    finalized,
+    finished_shards,
+    forget_plans,
+    note_finalized,
+    shard_writer,
+)
 from embedstore.store.store import EmbeddingStore, Failure, FileState, ShardInfo
-from embedstore.store.upkeep import finalized
 from embedstore.store.verify import VerifyReport
 from embedstore.store.writer import StoreWriter
 
@@ -18,5 +24,7 @@ __all__ = [
     "VerifyReport",
     "finalized",
     "finished_shards",
+    "forget_plans",
+    "note_finalized",
     "shard_writer",
 ]

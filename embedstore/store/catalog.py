@@ -29,7 +29,7 @@ __all__ = ["WRITING", "Catalog", "audio_file", "read_content", "root_of"]
 VERSION = 3  # of the tables: with another number the catalogue is made again
 SCHEMA = """
 CREATE TABLE commits(id INTEGER PRIMARY KEY, name TEXT, size INTEGER, mtime_ns INTEGER, keys BLOB, problem TEXT,
-                     replaces TEXT, origins TEXT, plan TEXT);
+                     replaces TEXT, origins TEXT);
 CREATE TABLE tracks(key INTEGER PRIMARY KEY, shard INTEGER, row INTEGER, seconds REAL, sample_rate INTEGER,
                     channels INTEGER, warnings TEXT, labels TEXT, windows INTEGER);
 CREATE TABLE files(id INTEGER PRIMARY KEY, path BLOB UNIQUE, below INTEGER, size INTEGER, mtime_ns INTEGER,
@@ -49,6 +49,7 @@ CONTENT = (
     "SELECT name, keys, replaces, origins FROM commits WHERE size >= 0 ORDER BY name",
 )
 MUCH = 2**27  # bytes of commits that are worth the start of a process on each core
+TRIES = 5  # to look at a store that another process merges
 WRITING = "open"  # the seal while a writer is at work
 
 
@@ -63,6 +64,8 @@ class Catalog:
         self._values = False
         self._gone: set[str] = set()  # commits that the tables know and the folder lacks
         self._left: list[str] = []  # those of them that others stand for
+        self._follows = False  # other processes may write
+        self._seen: tuple[int, ...] = ()
         self._db = sqlite3.connect(":memory:")
 
     @classmethod
@@ -75,21 +78,30 @@ class Catalog:
             A commit cannot be read, for reasons that are not its own.
         """
         catalog = cls(store, spec)
+        catalog._look(locked=locked)
+        return catalog
+
+    def _look(self, *, locked: bool) -> None:
         lock, busy = None, False
         if not locked:
             with suppress(OSError, ImportError):  # a folder that cannot be written, a system without flock
-                lock = try_lock(store)
-                busy = lock is None
+                lock = try_lock(self._store)
+                # those who write planned shards share the lock, and have checked nothing
+                if lock is None:
+                    shared = try_lock(self._store, shared=True)
+                    busy = shared is None
+                    if shared is not None:
+                        os.close(shared)
         try:
-            catalog._open(maintain=locked or lock is not None, busy=busy)
+            self._open(maintain=locked or lock is not None, busy=busy)
         except StoreError:
             raise
         except (sqlite3.Error, OSError):  # the cache cannot be read or written: what it says can still be had
-            catalog._rebuild(":memory:")
+            self._rebuild(":memory:")
         finally:
             if lock is not None:
                 os.close(lock)
-        return catalog
+        self._follows, self._seen = not locked, self._stamp()
 
     @classmethod
     def fresh(cls, store: Path, spec: records.Spec) -> Self:
@@ -100,14 +112,15 @@ class Catalog:
         return catalog
 
     def _open(self, *, maintain: bool, busy: bool) -> None:
-        commits, _ = list_commits(self._store)
         seal = self._read_seal()
         writing = busy and seal == [WRITING]  # a living writer has checked the file, and adds its commits itself
         new = None
         if self._believed(seal, writing=writing, maintain=maintain):
             with suppress(sqlite3.Error, TypeError, ValueError, RecursionError):  # else it holds what we never wrote
                 self._connect(self._file, read_only=writing)
-                new = self._unknown(commits)
+                for _ in range(TRIES if writing else 1):  # a shard may be merged between two looks
+                    if (new := self._unknown()) is not None:
+                        break
         if new is None:
             self._rebuild(self._file if maintain else ":memory:")
         elif writing or not (new or self._left):
@@ -120,6 +133,8 @@ class Catalog:
             for name in self._left:
                 self._drop(name)
             self._take_in(new)
+            if not maintain and not all((self._store / commit.name).exists() for commit in new):  # merged meanwhile
+                self._rebuild(":memory:")
         if maintain:
             self.seal()
 
@@ -144,7 +159,7 @@ class Catalog:
         self._connect(self._file, read_only=True)
         return [*self._db.execute("PRAGMA quick_check(1)")] == [("ok",)]
 
-    def _unknown(self, commits: Sequence[CommitFile]) -> Sequence[CommitFile] | None:
+    def _unknown(self) -> Sequence[CommitFile] | None:
         """List what the tables lack; None if what they know is not all there, unchanged, and before the rest.
 
         What is gone and was replaced may be gone.
@@ -161,10 +176,11 @@ class Catalog:
             for names in (replaces, origins, json.dumps(commit[:1])):
                 records.read_names({"names": json.loads(names or "[]")}, "names")
             known.append(tuple(commit))
+        commits, _ = list_commits(self._store)  # after the tables: what is in them is on the disk
         listed = {commit.name for commit in commits}
         self._gone = {name for name, _, _ in known} - listed
         lost = {name for name, size, _ in known if size >= 0} - listed
-        if lost - self._replaced():
+        if lost - self.replaced_names():
             return None
         self._left = sorted(lost)
         known = [row for row in known if row[1] >= 0 and row[0] not in lost]
@@ -210,6 +226,13 @@ class Catalog:
             self._seal.unlink()
 
     def _rebuild(self, where: Path | str) -> None:
+        self._changes += 1
+        for _ in range(TRIES):
+            if self._rebuild_once(where):
+                break
+
+    def _rebuild_once(self, where: Path | str) -> bool:
+        """Read all commits; whether they were all there: another process may be merging them."""
         self._db.close()
         if where == self._file:
             for path in (self._seal, self._file, *self._store.glob("catalog.sqlite-*")):
@@ -217,9 +240,15 @@ class Catalog:
         self._connect(where)
         (version,), (store,) = self._marks()
         self._db.executescript(f"{SCHEMA} PRAGMA user_version = {version}; PRAGMA application_id = {store};")
-        notes = [(name, f"{name} is gone; build again") for name in sorted(self._gone)]
+        commits, _ = list_commits(self._store)
+        self.note_gone(self._gone - {commit.name for commit in commits})
+        self._take_in(commits)
+        return {commit.name for commit in commits} <= {commit.name for commit in list_commits(self._store)[0]}
+
+    def note_gone(self, names: Iterable[str]) -> None:
+        """Say of commits that they are missing, until a build has run."""
+        notes = [(name, f"{name} is gone; build again") for name in sorted(names)]
         self._db.executemany("INSERT INTO commits(name, size, problem) VALUES (?, -1, ?)", notes)
-        self._take_in(list_commits(self._store)[0])
 
     def _take_in(self, commits: Sequence[CommitFile]) -> None:
         read: Callable[[CommitFile], tuple[records.Content, str | None]]
@@ -257,9 +286,9 @@ class Catalog:
         keys = np.array([row.track.key for row in content.items], "<i8").tobytes() if shard else b""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            sql = "INSERT INTO commits VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
+            sql = "INSERT INTO commits VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)"
             names = [json.dumps(names) if names else None for names in (content.replaces, content.origins)]
-            place = self._db.execute(sql, (*commit, keys, problem, *names, content.plan)).lastrowid
+            place = self._db.execute(sql, (*commit, keys, problem, *names)).lastrowid
             if shard:
                 self._apply_rows(content.items, place)
             else:
@@ -268,13 +297,14 @@ class Catalog:
             missing = "DELETE FROM commits WHERE name = ? AND size < 0"
             self._db.executemany(missing, [(name,) for name in content.replaces])
 
-    def _replaced(self) -> set[str]:
+    def replaced_names(self) -> set[str]:
+        """Give the names of all commits that others stand for, whether they are there or not."""
         lists = self._db.execute("SELECT replaces FROM commits WHERE replaces IS NOT NULL")
         return {name for (names,) in lists for name in json.loads(names)}
 
     def replaced(self) -> list[str]:
         """List the commits that others stand for; a shard only if no track needs it any more."""
-        if not (named := self._replaced()):
+        if not (named := self.replaced_names()):
             return []
         needed = "EXISTS (SELECT 1 FROM tracks JOIN files USING (key) WHERE shard = commits.id)"
         free = self.select(f"SELECT name FROM commits WHERE size >= 0 AND NOT {needed}")  # noqa: S608 - a constant
@@ -315,6 +345,7 @@ class Catalog:
     def select(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a query; a catalogue that breaks under it is made again in memory."""
         with self._mutex:
+            self._keep_up()
             try:
                 return self._db.execute(sql, values).fetchall()
             except sqlite3.Error:
@@ -358,9 +389,33 @@ class Catalog:
         """List the commits that are in the tables."""
         return [CommitFile(*row) for row in self.select("SELECT name, size, mtime_ns FROM commits WHERE size >= 0")]
 
-    def marks(self) -> dict[str, str]:
-        """Give the plan of each commit that says that one of its shards is done, by the commit's name."""
-        return dict(self.select("SELECT name, plan FROM commits WHERE plan <> ''"))
+    def snapshot(self, *queries: str) -> list[list[tuple[Any, ...]]]:
+        """Run several queries on the tables as they are at one moment."""
+        with self._mutex:
+            self._keep_up()
+            try:
+                self._db.execute("BEGIN")
+                try:
+                    return [self._db.execute(sql).fetchall() for sql in queries]
+                finally:
+                    self._db.execute("COMMIT")
+            except sqlite3.Error:
+                self._rebuild(":memory:")
+                return [self._db.execute(sql).fetchall() for sql in queries]
+
+    def _keep_up(self) -> None:
+        """Follow other processes: to a file that was made again, or, of tables in memory, to new commits."""
+        if self._follows and self._stamp() != self._seen:
+            self._changes += 1
+            self._look(locked=False)
+
+    def _stamp(self) -> tuple[int, ...]:
+        """Tell apart what `_keep_up` follows."""
+        with suppress(OSError, sqlite3.Error):
+            if self._db.execute("PRAGMA database_list").fetchone()[2]:
+                return (self._file.stat().st_ino,)
+            return tuple((self._store / name).stat().st_mtime_ns for name in ("shards", "deltas"))
+        return ()
 
     def problems(self) -> list[str]:
         """Say what was left out."""
@@ -374,7 +429,7 @@ class Catalog:
         return False
 
     def forget_gone(self) -> None:
-        """Drop the notes about commits that disappeared: a build has run since."""
+        """Drop the notes about commits that disappeared: a build has run since, and stored again what there is."""
         with suppress(sqlite3.Error):
             self._db.execute("DELETE FROM commits WHERE size < 0")
 

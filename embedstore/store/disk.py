@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 LARGEST = 2**30  # bytes in a shard or delta: what a reader is willing to hold in memory
+LAST = 99_999_999
 SUFFIX = {"shards": ".h5", "deltas": ".json"}
 NAME = re.compile(r"\d{8}-[0-9a-f]{32}(\.h5|\.json)")
 REASONS = {
@@ -171,7 +172,18 @@ def _sum(data: bytes) -> str:
 
 
 def commit_name(kind: str, sequence: int, data: bytes) -> str:
-    """Make the name that holds a commit's place and its sum."""
+    """Make the name that holds a commit's place and its sum.
+
+    Raises
+    ------
+    StoreError
+        There is no number left.
+    """
+    if sequence > LAST:
+        raise StoreError(
+            f"no number is left for another commit (the last is {LAST}); was a file put into {kind} that is not the store's? "
+            "See: embedstore verify --repair"
+        )
     return f"{kind}/{sequence:08d}-{_sum(data)}{SUFFIX[kind]}"
 
 
@@ -183,7 +195,7 @@ def write_commit(store: Path, kind: str, sequence: int, data: bytes) -> CommitFi
     return CommitFile(name, stat.st_size, stat.st_mtime_ns)
 
 
-def list_commits(store: Path, sequence: int | None = None) -> tuple[list[CommitFile], list[str]]:
+def list_commits(store: Path) -> tuple[list[CommitFile], list[str]]:
     """List shards and deltas in the order they count, or those of one number; and the names there that are not ours.
 
     Raises
@@ -196,8 +208,6 @@ def list_commits(store: Path, sequence: int | None = None) -> tuple[list[CommitF
         refuse_link(store / folder)
         entries = list(os.scandir(store / folder)) if (store / folder).exists() else []
         for entry in entries:
-            if sequence is not None and not entry.name.startswith(f"{sequence:08d}-"):
-                continue
             match = NAME.fullmatch(entry.name)
             if match and match[1] == suffix and entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):  # gone since it was listed

@@ -23,7 +23,6 @@ __all__ = [
     "Statement",
     "Touch",
     "build_delta",
-    "build_mark",
     "dump",
     "parse",
     "read_delta",
@@ -127,14 +126,11 @@ class Content(NamedTuple):
         Names of commits that say nothing more beside this one, and may be removed.
     origins : tuple of str
         Names of the shards that its rows were first committed in, if it was merged from others.
-    plan : str
-        Id of the plan, of a delta that only says that one of its shards is done.
     """
 
     items: Sequence[Any]
     replaces: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
-    plan: str = ""
 
 
 STATEMENTS: dict[str, type[Statement]] = {"link": Link, "touch": Touch, "fail": Fail, "label": Label, "forget": Forget}
@@ -266,17 +262,12 @@ def build_delta(spec: Spec, sequence: int, content: Content) -> bytes:
     return dump({**spec.header(sequence), **said, **({"replaces": content.replaces} if content.replaces else {})})
 
 
-def build_mark(spec: Spec, sequence: int, plan: str) -> bytes:
-    """Make the bytes of a delta that says nothing, but that a shard of a plan is done."""
-    return dump({**spec.header(sequence), "statements": [], "plan": plan})
-
-
 def read_delta(data: bytes, sequence: int, spec: Spec) -> Content:
     """Read what `build_delta` made."""
     delta = parse(data, "it")
     spec.check(delta, sequence)
     statements = [read_statement(statement) for statement in take(delta, "statements", list)]
-    return Content(statements, read_names(delta, "replaces"), plan=take(delta, "plan", str) if "plan" in delta else "")
+    return Content(statements, read_names(delta, "replaces"))
 
 
 def read_names(header: Any, field: str) -> tuple[str, ...]:

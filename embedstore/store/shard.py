@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,6 +157,8 @@ def _refused(what: str) -> Iterator[None]:
         if error.errno in {errno.EMFILE, errno.ENFILE, errno.EACCES}:  # says nothing about the content
             with explained(f"cannot read {what}"):
                 raise
+        if error.errno == errno.ENOENT:
+            raise StoreFormatError(f"{what} cannot be read: {os.strerror(errno.ENOENT)}") from error
         raise StoreFormatError(f"{what} is damaged: {error}") from error
     except (RuntimeError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise StoreFormatError(f"{what} is damaged: {error}") from error
@@ -189,6 +192,26 @@ def _dataset(file: Any, name: str, dtype: str, shape: tuple[int, ...] | None, si
     if stored > size or dataset.get_storage_size() != stored:  # a chunk that was never written would read as zeros
         raise StoreFormatError(f"{name!r} declares {stored} bytes; {dataset.get_storage_size()} are in the file")
     return _Dataset(dataset, found)
+
+
+def _check_layouts(data: bytes, file: Any) -> None:
+    """Look at the chunks that objects declare before HDF5 does: it divides by their sizes, and a zero ends the process."""
+    for link in (file.links.get_info(name) for name in file):
+        if link.type != h5py.h5l.TYPE_HARD:
+            continue  # is refused when it is met
+        flags = data[link.u + 5]  # of a version 2 object header: how wide its own size is, and what stands before it
+        at, wide = link.u + 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0), 1 << (flags & 3)
+        end = at + wide + int.from_bytes(data[at : at + wide], "little")
+        at, layout = at + wide, b""
+        while at + 4 <= end and not layout:
+            length = int.from_bytes(data[at + 1 : at + 3], "little")
+            body = at + (6 if flags & 4 else 4)
+            layout = data[body : body + length] if data[at] == 8 else b""
+            at = body + length
+        version, kind, _, rank, wide = layout[:5].ljust(5, b"\0")
+        sizes = [int.from_bytes(layout[5 + i * wide : 5 + (i + 1) * wide], "little") for i in range(rank)]
+        if data[link.u : link.u + 5] != b"OHDR\2" or (version, kind) != (4, 2) or not sizes or 0 in sizes:
+            raise StoreFormatError("an object in it is not stored in chunks")
 
 
 def _read(dataset: _Dataset, dtype: str, first: int = 0, last: int | None = None) -> NDArray[Any]:
@@ -283,6 +306,7 @@ def parse_shard(
     """
     with _refused(name), _image(data) as image:
         size = len(data)
+        _check_layouts(data, image)
         header = parse(_read(_dataset(image, "header", "u1", None, size), "u1").tobytes(), "its header")
         spec.check(header, sequence)
         if header.get("layers") != [list(layer) for layer in spec.layers]:

@@ -21,7 +21,7 @@ from embedstore.audio import window_spans
 from embedstore.errors import ParameterError, StoreError, StoreFormatError, TrackNotFoundError
 from embedstore.store.catalog import Catalog, audio_file, root_of
 from embedstore.store.description import check_recipe, create_folder, read_description
-from embedstore.store.disk import explained, next_sequence, plain_file, write_file
+from embedstore.store.disk import explained, plain_file, write_file
 from embedstore.store.records import dump, parse
 from embedstore.store.shard import ShardInfo, consecutive, read_rows, read_windows, widen
 from embedstore.types import (
@@ -230,8 +230,10 @@ class EmbeddingStore:
     def _rows(self) -> _Rows:
         version = self.catalog.version()
         if self._cached is None or self._cached.version != version:
-            sql = "SELECT id, keys, name, size, origins FROM commits WHERE length(keys) > 0 ORDER BY id"
-            found = self.catalog.select(sql)
+            found, hidden = self.catalog.snapshot(
+                "SELECT id, keys, name, size, origins FROM commits WHERE length(keys) > 0 ORDER BY id",
+                f"SELECT key FROM tracks WHERE NOT {VISIBLE} ORDER BY key",  # noqa: S608 - a constant
+            )
             table = {
                 place: ShardInfo(name, len(some) // 8, size, tuple(json.loads(origins or "[]")))
                 for place, some, name, size, origins in found
@@ -242,7 +244,7 @@ class EmbeddingStore:
             places = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
             seen = np.zeros(len(keys), bool)
             seen[len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]] = True  # the last row of each key
-            if hidden := self.catalog.select(f"SELECT key FROM tracks WHERE NOT {VISIBLE} ORDER BY key"):  # noqa: S608 - a constant
+            if hidden:
                 seen &= ~np.isin(keys, np.array(hidden).ravel())
             keys = keys[seen]
             keys.setflags(write=False)
@@ -401,7 +403,10 @@ class EmbeddingStore:
             A shard was damaged after the store was opened.
         """
         rows = self._rows()
-        return self._matrix(rows, np.arange(len(rows.keys)), which)
+        try:
+            return self._matrix(rows, np.arange(len(rows.keys)), which)
+        except TrackNotFoundError:  # some were removed meanwhile
+            return self.layer(which)
 
     def iter_layer(self, which: int | str | None = None, batch: int = 4096) -> Iterator[LayerMatrix]:
         """Read one layer in pieces of up to `batch` rows, in the order of `keys`; as `layer` otherwise."""
@@ -539,9 +544,13 @@ class EmbeddingStore:
             if self.catalog.version() == rows.version:
                 self.reopen()
             fresh = self._rows()
-            if gone.isdisjoint(shard.name for shard in fresh.table.values()):
-                with suppress(TrackNotFoundError):
-                    return fresh, _places(fresh, rows.keys[chosen])
+            try:
+                again = _places(fresh, rows.keys[chosen])
+                if gone.isdisjoint(fresh.table[place].name for place in np.unique(fresh.shards[again]).tolist()):
+                    return fresh, again
+            except TrackNotFoundError:
+                if gone <= self.catalog.replaced_names():
+                    raise  # they were removed, and the store was compacted
         self.catalog.unseal()  # whoever opens the store next looks at every shard
         raise StoreFormatError(f"{error}; run 'embedstore verify', then build again") from error
 
@@ -582,19 +591,25 @@ class EmbeddingStore:
 
         return compact(self, least)
 
-    def remove(self, targets: Sequence[str]) -> RemoveReport:
-        """Forget tracks, by id, path or name, or all files below a folder; `compact` then frees the space.
+    def remove(self, targets: Sequence[str], *, yes: bool = False) -> RemoveReport:
+        """Forget tracks with all their files, by id, path or name, or all files below a folder; `compact` frees the space.
+
+        Parameters
+        ----------
+        targets : sequence of str
+        yes : bool
+            Also if that is more than 5 and more than 20 % of the stored files.
 
         Raises
         ------
         TrackNotFoundError, ParameterError
-            As `track`; then nothing is removed.
+            As `track`, or it is too much. Nothing is removed.
         StoreError, StoreLockedError
             The store cannot be written.
         """
         from embedstore.store.upkeep import remove
 
-        return remove(self, targets)
+        return remove(self, targets, yes=yes)
 
     def merge(self, *others: EmbeddingStore) -> MergeReport:
         """Take in the tracks of other stores of the same recipe; what this store knows about a file stays.
@@ -615,10 +630,6 @@ class EmbeddingStore:
         from embedstore.store.writer import StoreWriter
 
         return StoreWriter(self.path, self.spec, partial(self.reopen, locked=True))
-
-    def next_sequence(self) -> int:
-        """Give the number of the next commit: what planned shards are numbered from."""
-        return next_sequence(self.path)
 
     def reopen(self, *, locked: bool = False) -> Catalog:
         """Look at everything again; `locked`: this process holds the writer's lock."""

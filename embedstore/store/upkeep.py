@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from embedstore.errors import ParameterError, StoreFormatError
 from embedstore.store import records
-from embedstore.store.catalog import read_content
+from embedstore.store.catalog import TRIES, read_content
 from embedstore.store.disk import CommitFile, list_commits, read_commit
 from embedstore.store.shard import Halfs, ShardInfo, Windows, build_shard, load_shard
 from embedstore.store.writer import checked
@@ -25,11 +27,12 @@ if TYPE_CHECKING:
     from embedstore.store.store import EmbeddingStore
     from embedstore.store.writer import StoreWriter
 
-__all__ = ["CompactReport", "MergeReport", "RemoveReport", "compact", "finalized", "merge", "remove"]
+__all__ = ["CompactReport", "MergeReport", "RemoveReport", "compact", "merge", "remove"]
 
 ROWS, BYTES = 4096, 2**27  # of a merged shard, at most (one track may have more)
 STATEMENTS = 2**16  # of a merged delta
-FINALIZED, MOST_PLANS = "finalized", 1000  # a preference of the store: ids of plans
+SHARE, FEW = 0.2, 5  # of the stored files: to forget more than both, somebody must say that it is meant
+NONE: Keys = np.empty(0, np.int64)
 
 _Loaded = tuple[records.Row, list[Halfs], Windows]  # a track with all its vectors
 
@@ -84,6 +87,8 @@ class MergeReport:
         Failed files that were taken in.
     total : int
         Tracks in the store now.
+    problems : tuple of str
+        Shards and deltas of the others that are damaged or gone: what they held was not taken in.
     """
 
     tracks: int
@@ -91,6 +96,7 @@ class MergeReport:
     outdated: int
     failures: int
     total: int
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,7 @@ def compact(store: EmbeddingStore, least: int) -> CompactReport:
         return CompactReport(Size.of(here), Size.of(here), 0, store.problems)
     with store.writer() as writer:
         before, shards, keys = list_commits(store.path)[0], store.shards(), store.keys_by_shard()
-        marks = {name for name, plan in store.catalog.marks().items() if plan not in finalized(store)}
-        deltas = [commit for commit in before if commit.name.endswith(".json") and commit.name not in marks]
+        deltas = [commit for commit in before if commit.name.endswith(".json")]
         useless = [shard.name for shard in shards if shard.name not in keys]
         groups = list(_groups([shard for shard in shards if shard.name in keys], keys))
         if sum(map(len, groups)) + len(useless) + len(deltas[1:]) < least:
@@ -145,15 +150,6 @@ def compact(store: EmbeddingStore, least: int) -> CompactReport:
         dropped=sum(shard.rows for shard in shards) - sum(shard.rows for shard in store.shards()),
         problems=(*store.problems, *damage),
     )
-
-
-def finalized(store: EmbeddingStore, plan: str | None = None) -> list[str]:
-    """List the plans whose work is over; with a `plan`, note that its is."""
-    known = store.remembered(FINALIZED)
-    known = known[-MOST_PLANS:] if isinstance(known, list) else []
-    if plan is not None and plan not in known:
-        store.remember(FINALIZED, [*known, plan])
-    return known
 
 
 def _groups(shards: Sequence[ShardInfo], keys: Mapping[str, Keys]) -> Iterator[list[ShardInfo]]:
@@ -244,7 +240,8 @@ def merge(store: EmbeddingStore, others: Sequence[EmbeddingStore]) -> MergeRepor
         intake = _Intake(store, writer)
         for other in others:
             intake.take(other)
-    return MergeReport(intake.tracks, intake.known, intake.outdated, intake.failures, len(store))
+    counts = (intake.tracks, intake.known, intake.outdated, intake.failures)
+    return MergeReport(*counts, len(store), tuple(intake.problems))
 
 
 class _Intake:
@@ -255,24 +252,41 @@ class _Intake:
         self._loaded: list[_Loaded] = []
         self._bytes = 0
         self.tracks = self.known = self.outdated = self.failures = 0
+        self.problems: list[str] = []
 
     def take(self, other: EmbeddingStore) -> None:
         """Take in what a store says."""
-        keys = other.keys_by_shard()
-        for shard in other.shards():
-            if shard.name in keys:
-                _, tracks = _load(other, shard, keys[shard.name])
-                if len(self._loaded) + len(tracks) > ROWS or self._bytes + shard.size > BYTES:
-                    self._flush()
-                self._bytes += shard.size
-                for track in tracks:
-                    self._add(*track)
+        met: set[int] = set()
+        for _ in range(TRIES):
+            damage = list(self._take_tracks(other, met))
+            if not any(gone for _, gone in damage):
+                break
+            other.reopen()  # another process may be merging its shards
         self._flush()
+        self.problems += [*other.problems, *(reason for reason, _ in damage if reason not in other.problems)]
         for failure in other.failures():
             if isinstance(self._word(failure.file.full_path), records.Forget):
                 self._writer.fail(failure.file, failure.stage, failure.reason)
                 self.failures += 1
         self._store.remember_from(other)
+        self._writer.commit()  # the next store is compared with what this one said
+
+    def _take_tracks(self, other: EmbeddingStore, met: set[int]) -> Iterator[tuple[str, bool]]:
+        """Take in the tracks whose keys were not met; of shards that cannot be read, say why, and whether they are gone."""
+        keys = other.keys_by_shard()
+        for shard in other.shards():
+            try:
+                _, tracks = _load(other, shard, keys.get(shard.name, NONE))
+            except StoreFormatError as error:
+                yield str(error), not (other.path / shard.name).exists()
+                continue
+            if len(self._loaded) + len(tracks) > ROWS or self._bytes + shard.size > BYTES:
+                self._flush()
+            self._bytes += shard.size
+            for row, vectors, windows in tracks:
+                if row.track.key not in met:
+                    met.add(row.track.key)
+                    self._add(row, vectors, windows)
 
     def _word(self, path: str) -> records.Statement | None:
         return self._store.catalog.word_on_file(path)
@@ -306,13 +320,23 @@ class _Intake:
         self._loaded, self._bytes = [], 0
 
 
-def remove(store: EmbeddingStore, targets: Sequence[str]) -> RemoveReport:
+def remove(store: EmbeddingStore, targets: Sequence[str], *, yes: bool) -> RemoveReport:
     """Do `EmbeddingStore.remove`."""
     paths: set[str] = set()
     for target in targets:
-        below = store.catalog.paths_below(os.path.abspath(target))
-        paths.update(below or (file.full_path for file in store.track(target).files))
-    before = len(store)
+        if not target:
+            raise ParameterError("a track to remove has a path, a name or an id; got an empty text")
+        path = os.path.abspath(target)
+        if isinstance(store.catalog.word_on_file(path), records.Fail):
+            paths.add(path)
+        else:
+            paths.update(store.catalog.paths_below(path) or (file.full_path for file in store.track(target).files))
+    before, states = len(store), store.files()
+    lost = sum(path in states for path in paths)
+    if not yes and lost > FEW and lost > SHARE * len(states):
+        raise ParameterError(
+            f"{lost} of the {len(states)} stored files would be forgotten, more than {SHARE:.0%}; nothing was done (--yes does it)"
+        )
     with store.writer() as writer:
         for path in sorted(paths):
             writer.forget(path)

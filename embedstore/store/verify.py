@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from embedstore.store.catalog import Catalog
 from embedstore.store.disk import acquire_lock, explained, list_commits, quarantine
-from embedstore.store.records import Spec
+from embedstore.store.records import COMMIT, Spec
 
 if TYPE_CHECKING:
     from embedstore.store.store import EmbeddingStore
@@ -50,14 +50,15 @@ def verify(store: Path, spec: Spec, catalog: Catalog) -> VerifyReport:
     known, state = catalog.commits(), catalog.version()  # before looking at the disk: a writer may add meanwhile
     fresh = Catalog.fresh(store, spec)
     found = fresh.commits()
-    listed = {commit.name for commit in found}
     problems = fresh.problems()
-    problems += [f"{commit.name} is gone; build again" for commit in known if commit.name not in listed]
+    missing = _missing(store, catalog)
+    missing = missing and missing & _missing(store, catalog)  # it may be merged between two looks
+    problems += [f"{name} is gone; build again" for name in sorted(missing)]
     problems += [problem for problem in catalog.problems() if problem not in problems]
-    stale = not catalog.agrees(fresh) and catalog.version() == state
+    stale = known == found and not catalog.agrees(fresh) and catalog.version() == state
     if stale or set(problems) != set(catalog.problems()):
         catalog.unseal()  # whoever opens the store next makes it anew
-    if stale and not problems and known == found:
+    if stale and not problems:
         problems = ["catalog.sqlite does not say what the shards say; open the store again to have it made anew"]
     foreign = list_commits(store)[1]
     problems += [f"{name!r} is not a file of the store; move it away" for name in foreign]
@@ -65,6 +66,12 @@ def verify(store: Path, spec: Spec, catalog: Catalog) -> VerifyReport:
     shards = sum(commit.name.endswith(".h5") for commit in found)
     rows = int(fresh.select("SELECT total(length(keys)) FROM commits")[0][0]) // 8
     return VerifyReport(not problems, shards, rows, tuple(problems), (*damaged, *foreign))
+
+
+def _missing(store: Path, catalog: Catalog) -> set[str]:
+    """Name the commits that the catalogue knows and that are neither there nor replaced."""
+    known = {commit.name for commit in catalog.commits()}
+    return known - {commit.name for commit in list_commits(store)[0]} - catalog.replaced_names()
 
 
 def repair(store: EmbeddingStore) -> VerifyReport:
@@ -75,7 +82,8 @@ def repair(store: EmbeddingStore) -> VerifyReport:
             found = verify(store.path, store.spec, store.catalog)
             moved = tuple(quarantine(store.path, name) for name in found.damaged)
             store.catalog.unseal()
-            store.reopen(locked=True)
+            store.reopen(locked=True).note_gone(filter(COMMIT.fullmatch, found.damaged))
+            store.catalog.seal()
             return replace(found, quarantined=moved)
         finally:
             os.close(lock)

@@ -79,7 +79,6 @@ class StoreWriter:
     ) -> None:
         try:
             self.commit()
-            self._end(well=kind is None)
         except StoreError:
             if not isinstance(error, StoreError):  # else the first refusal is on its way already
                 raise
@@ -99,9 +98,9 @@ class StoreWriter:
         self._drop(self._catalog.replaced())
         self._next = disk.next_sequence(self._path)
 
-    def _end(self, *, well: bool) -> None:
-        if well:
-            self._catalog.forget_gone()
+    def forget_gone(self) -> None:
+        """Drop the notes about commits that are missing: what they held has been stored again, as far as it can be."""
+        self._catalog.forget_gone()
 
     def _seal(self) -> None:
         self._catalog.seal()

@@ -129,7 +129,7 @@ def test_nobody_ends_or_builds_while_a_shard_is_written(plan, music, tmp_path, m
     """The line says who writes; a shard waits for a builder that is quick."""
     recipe = EmbeddingStore.open(tmp_path / "store").recipe
     run_shards(plan, ["1-4"], jobs=1)
-    with shard_writer(tmp_path / "store", 9, recipe), monkeypatch.context() as hurry:
+    with shard_writer(tmp_path / "store", "9" * 32, 9, recipe), monkeypatch.context() as hurry:
         hurry.setattr(time, "sleep", lambda _: None)
         for act in (lambda: finalize(plan), lambda: build(music, tmp_path / "store", retry_failed=True)):
             with pytest.raises(StoreLockedError, match=str(os.getpid())):
@@ -140,6 +140,34 @@ def test_nobody_ends_or_builds_while_a_shard_is_written(plan, music, tmp_path, m
         time.sleep(0.1)
     waiting.join()
     assert finalize(plan).tracks == 12
+
+
+def test_a_plan_replaces_nothing_but_a_plan(music, tmp_path):
+    """Neither a song nor a file of the store gives way to a plan; an older plan does."""
+    song = next(music.rglob("*.wav"))
+    for out, reason in ((song, "exists and is no plan"), (tmp_path / "store/x.json", "would lie in the store")):
+        before = song.read_bytes()
+        with pytest.raises(ParameterError, match=reason):
+            plan_shards(music, tmp_path / "store", out, encoder=TOY)
+        assert song.read_bytes() == before
+    for _ in range(2):
+        plan_shards(music, tmp_path / "store", tmp_path / "plan.json", encoder=TOY)
+
+
+def test_what_is_merged_in_between_gives_way(music, tmp_path, write_audio):
+    """A file that failed before it was planned, and is good when its shard is done, is stored; whatever is compacted when."""
+    bad = music / "bad.wav"
+    bad.write_bytes(b"no sound")
+    build(music, tmp_path / "store", encoder=TOY)
+    write_audio("music/bad.wav", seconds=0.6, frequency=2500.0)
+    plan_shards(music, tmp_path / "store", tmp_path / "plan.json")
+    EmbeddingStore.open(tmp_path / "store").compact()
+    run_shards(tmp_path / "plan.json", ["1"], jobs=1)
+    report = finalize(tmp_path / "plan.json")
+    assert report.added == 1
+    assert str(bad) not in [failure.file.full_path for failure in EmbeddingStore.open(tmp_path / "store").failures()]
+    EmbeddingStore.open(tmp_path / "store").compact()
+    assert run_shards(tmp_path / "plan.json", ["1"]).before == 1
 
 
 def test_two_plans_of_one_store_do_not_take_each_other_for_done(music, tmp_path, write_audio):
@@ -229,7 +257,7 @@ def damaged(plan):
         "option": (change(encoder={"name": TOY, "exec": "x"}), "options of an encoder"),
         "columns": (change(columns={"genre": 1}), "columns of a table"),
         "relative store": (change(store="store"), "absolute"),
-        "numbers": (change(first=10**8), "commits"),
+        "numbers": (change(id="\ud800"), "should have an id"),
         "negative": (change(shards=-1), "from 0"),
         "limit": (change(limit=0), "from 1"),
         "missing shard": ([head, *shards[:-1]], "3 of its 4 shards"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +21,16 @@ from embedstore.errors import (
     StoreLockedError,
     TrackNotFoundError,
 )
-from embedstore.store import EmbeddingStore, disk, finalized, finished_shards, shard_writer, upkeep
+from embedstore.store import (
+    EmbeddingStore,
+    ShardWriter,
+    disk,
+    finalized,
+    finished_shards,
+    note_finalized,
+    shard_writer,
+    upkeep,
+)
 from embedstore.types import TrackLabels
 
 
@@ -209,6 +221,51 @@ def test_readers_follow_a_compaction(tmp_path, monkeypatch):
     np.testing.assert_array_equal(copy.layer(1).values, whole.values)
 
 
+COMPACTING = """
+import sys, store_material as m
+from embedstore.store import EmbeddingStore
+store = EmbeddingStore.open(sys.argv[1])
+for i in range(1000, 10**6, 3):
+    with store.writer() as w:
+        m.fill(w, [i, i + 1, i + 2])
+        w.forget(m.file(i - 3).full_path)
+        w.label(1029, m.TrackLabels((f"genre {i}",)))
+    if i % 4 == 0:
+        store.compact()
+"""
+
+
+def test_everybody_reads_beside_a_compaction(tmp_path):
+    """Opening, reading, verifying and merging beside a process that writes and compacts: no false alarm, no removed track."""
+    with m.make(tmp_path / "s", range(30)).writer() as w:
+        for i in range(10):
+            w.forget(m.file(i).full_path)
+    code = f"import sys; sys.path.insert(0, {str(Path(m.__file__).parent)!r})" + COMPACTING
+    long_open, end = EmbeddingStore.open(tmp_path / "s"), time.monotonic() + 2
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "s"], stderr=subprocess.PIPE) as process:
+        try:
+            while time.monotonic() < end:
+                for store in (EmbeddingStore.open(tmp_path / "s"), long_open):
+                    matrix = store.layer(1)
+                    numbers = (matrix.keys - 1000).tolist()
+                    assert min(numbers) == 10
+                    assert (
+                        len([i for i in numbers if i >= 1000 and (i - 1000) % 3 == 0]) <= 2
+                    )  # the last, not removed yet
+                    np.testing.assert_array_equal(matrix.values, [m.vectors(i).vectors[1] for i in numbers])
+                    assert store.problems == ()
+                assert EmbeddingStore.open(tmp_path / "s").verify().problems == ()
+                other = m.make(tmp_path / f"other {time.monotonic()}")
+                assert other.merge(EmbeddingStore.open(tmp_path / "s")).problems == ()
+            assert process.poll() is None
+        finally:
+            process.kill()
+            error = process.stderr.read().decode()
+    assert len(long_open) > 20, error
+    m_keys = EmbeddingStore.open(tmp_path / "s").keys()
+    assert sorted(long_open.keys().tolist()) == sorted(m_keys.tolist())
+
+
 @pytest.mark.parametrize("fault", ["write", "drop"])
 def test_an_interrupted_compaction(tmp_path, monkeypatch, fault):
     """Stopped after any of its steps, a compaction has changed nothing; the next writer clears up."""
@@ -311,13 +368,17 @@ def test_remove(tmp_path):
     store = m.make(tmp_path / "s", range(12))
     with store.writer() as w:
         w.fail(m.file(30, "genre 0/bad.ogg"), "decode", "broken")
+        w.fail(m.file(40), "decode", "broken")
         w.link(m.file(31, "elsewhere/twin.ogg"), m.file_hash(1), 1001)
     with pytest.raises(TrackNotFoundError, match="no stored track is called 'nothing'"):
         store.remove([m.file(1).full_path, "nothing"])
     assert len(store) == 12
-    report = store.remove([f"{1004:016x}", m.file(5).full_path, "track 00007"])
-    assert (report.tracks, report.files, report.total) == (3, 3, 9)
-    report = store.remove(["/music/genre 0/", "/music/genre 1"])
+    for target in ("", "/"):
+        with pytest.raises(ParameterError):
+            store.remove([target])
+    report = store.remove([f"{1004:016x}", m.file(5).full_path, "track 00007", m.file(40).full_path])
+    assert (report.tracks, report.files, report.total) == (3, 4, 9)
+    report = store.remove(["/music/genre 0/", "/music/genre 1"], yes=True)
     assert (report.tracks, report.total) == (5, 4)  # track 1 is still held by its twin
     assert store.failures() == []
     assert [t.key for t in store.tracks()] == [1001, 1002, 1008, 1011]
@@ -344,18 +405,22 @@ def test_repair(tmp_path):
     (shards / cut).write_bytes((shards / cut).read_bytes()[:1000])
     foreign = shutil.copy(other.path / other.shards()[0].name, shards)
     os.mkfifo(shards / f"00000099-{'0' * 32}.h5")
-    (deltas / names(store, "deltas")[0]).write_bytes(b"{}")
+    delta = names(store, "deltas")[0]
+    (deltas / delta).write_bytes(b"{}")
     report = EmbeddingStore.open(tmp_path / "s").repair()
     assert not report.ok
     assert len(report.quarantined) == len(report.damaged) == 5
     assert f"shards/{Path(foreign).name}" in report.damaged
     assert len(names(store, "quarantine")) == 5
     whole = EmbeddingStore.open(tmp_path / "s")
-    assert whole.verify().ok
-    assert whole.problems == ()
+    lost = {
+        f"{folder}/{name}" for folder, name in zip(("shards", "shards", "deltas"), (flipped, cut, delta), strict=True)
+    }
+    assert lost < {problem.removesuffix(" is gone; build again") for problem in whole.verify().problems}
     assert set(whole.keys().tolist()) == {1000 + i for i in (*range(64), *range(192, 200)) if i not in (5, 6, 8)}
     with whole.writer() as w:
         m.fill(w, range(200))
+        w.forget_gone()
     assert len(whole) == 200
     assert whole.repair().ok
     assert len(names(store, "quarantine")) == 5
@@ -373,16 +438,18 @@ def test_repair_while_another_process_writes(tmp_path, monkeypatch):
 
 # -- planned shards ------------------------------------------------------------------------------------------------
 
+PLAN = "0123456789abcdef" * 2
+
+
+def planned(path: Path, number: int, **changes: object) -> ShardWriter:
+    return shard_writer(path, PLAN, number, m.recipe(**changes))
+
 
 def test_planned_shards_are_written_side_by_side(tmp_path, monkeypatch):
     """Several write at once without the catalogue; a whole-store writer waits its turn; readers see all that is finished."""
     store = m.make(tmp_path / "s", range(5))
-    first = store.next_sequence()
     monkeypatch.setattr(disk.time, "sleep", lambda seconds: None)
-    with (
-        shard_writer(tmp_path / "s", first + 1, m.recipe()) as one,
-        shard_writer(tmp_path / "s", first, m.recipe()) as two,
-    ):
+    with planned(tmp_path / "s", 2) as one, planned(tmp_path / "s", 1) as two:
         m.fill(one, [10, 11])
         m.fill(two, [7])
         one.link(m.file(12), m.file_hash(3), 1003)  # known to the store, not to the shard
@@ -392,7 +459,8 @@ def test_planned_shards_are_written_side_by_side(tmp_path, monkeypatch):
         with pytest.raises(StoreLockedError):
             store.writer().__enter__()
     again = EmbeddingStore.open(tmp_path / "s")
-    assert again.keys().tolist() == [1000, 1001, 1002, 1003, 1004, 1007, 1010, 1011]
+    assert sorted(again.keys().tolist()) == [1000, 1001, 1002, 1003, 1004, 1007, 1010, 1011]
+    assert sorted(store.keys().tolist()) == sorted(again.keys().tolist())
     assert len(again.track(m.file(12).full_path).files) == 2
     assert len(again.failures()) == 1
     with again.writer() as w:
@@ -401,44 +469,66 @@ def test_planned_shards_are_written_side_by_side(tmp_path, monkeypatch):
 
 
 def test_a_planned_shard_goes_on(tmp_path):
-    """What an earlier try wrote down under the number is known, and only that; damage is done again."""
+    """What an earlier try wrote down is known, and only that, also when others wrote since; damage is done again."""
     m.make(tmp_path / "s", range(5)).close()
-    with shard_writer(tmp_path / "s", 7, m.recipe()) as w:
+    with planned(tmp_path / "s", 7) as w:
         m.fill(w, [10, 11])
         w.commit()
         m.fill(w, [12])
         w.fail(m.file(13), "decode", "broken")
         w.link(m.file(14), m.file_hash(10), 1010)
-    with shard_writer(tmp_path / "s", 7, m.recipe()) as w:
-        assert [w.has_file(m.file(i)) for i in (*range(10, 16), 0)] == [True] * 5 + [False] * 2
+    with planned(tmp_path / "s", 70) as w:
+        m.fill(w, [30])
+    with planned(tmp_path / "s", 7) as w:
+        assert [w.has_file(m.file(i)) for i in (*range(10, 16), 0, 30)] == [True] * 5 + [False] * 3
         assert not w.has_file(replace(m.file(10), mtime_ns=1))
         assert not w.add(m.track(10, "copy.ogg"), m.file_hash(10), m.vectors(10))
-    victim = next(path for path in (tmp_path / "s/shards").glob("00000007-*") if path.stat().st_size)
+    victim = next((tmp_path / "s/shards").glob("00000002-*"))
     victim.write_bytes(b"x")
-    with shard_writer(tmp_path / "s", 7, m.recipe()) as w:
+    with planned(tmp_path / "s", 7) as w:
         assert 1 <= sum(w.has_file(m.file(i)) for i in range(10, 13)) <= 2
     with pytest.raises(EncoderMismatchError, match="encoder"):
-        shard_writer(tmp_path / "s", 7, m.recipe(encoder="other"))
+        planned(tmp_path / "s", 7, encoder="other")
+    with pytest.raises(ParameterError, match=r"32 hexadecimal digits; got '\.\./\.\./x'"):
+        shard_writer(tmp_path / "s", "../../x", 1, m.recipe())
 
 
-def test_marks_outlive_a_compaction(tmp_path):
+def test_a_planned_shard_has_the_last_word(tmp_path):
+    """What a shard says about a file counts over what was merged between its planning and its writing."""
+    store = m.make(tmp_path / "s", range(5))
+    with store.writer() as w:
+        w.fail(m.file(10), "decode", "broken then")
+    store.compact()
+    with planned(tmp_path / "s", 1) as w:
+        m.fill(w, [10])
+    assert EmbeddingStore.open(tmp_path / "s").failures() == []
+    store.compact()
+    assert store.failures() == []
+
+
+def test_finished_shards(tmp_path):
     """That a planned shard is done is known until its plan is finalized, whatever is merged in between."""
     store = m.make(tmp_path / "s", range(5))
     for number in (2, 3):
-        with shard_writer(tmp_path / "s", number, m.recipe()) as w:
+        with planned(tmp_path / "s", number) as w:
             m.fill(w, [10 * number])
-            w.fail(m.file(10 * number + 1), "decode", "broken")
-            w.finish("some plan")
-    assert finished_shards(tmp_path / "s", "some plan", range(1, 6)) == {2, 3}
-    assert finished_shards(tmp_path / "s", "another", range(1, 6)) == set()
-    report = store.compact()
-    assert (report.before.deltas, report.after.deltas) == (4, 3)
-    assert finished_shards(tmp_path / "s", "some plan", range(1, 6)) == {2, 3}
-    finalized(store, "some plan")
-    before = said(store)
-    assert store.compact().after.deltas == 1
-    assert finalized(store) == ["some plan"]
-    check_same(store, before)
+            w.finish()
+    store.compact()
+    assert finished_shards(tmp_path / "s", PLAN) == {2, 3}
+    assert finished_shards(tmp_path / "s", PLAN[::-1]) == set()
+    assert not finalized(tmp_path / "s", PLAN)
+    note_finalized(tmp_path / "s", PLAN)
+    assert finalized(tmp_path / "s", PLAN)
+    assert names(store, f"plans/{PLAN}") == ["finalized"]
+
+
+def test_sharing_the_lock_vouches_for_nothing(tmp_path):
+    """Beside planned writers, a catalogue that a killed writer left open is not believed."""
+    store = m.make(tmp_path / "s", range(5))
+    store.catalog._db.execute("UPDATE files SET key = 1000 + (key + 1) % 5")
+    (tmp_path / "s/catalog.seal").write_text("open")
+    with planned(tmp_path / "s", 1):
+        m.check(EmbeddingStore.open(tmp_path / "s"), range(5))
 
 
 # -- what a crafted commit may not do ------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Make the golden stores again: ``python make_golden.py FOLDER``.
 
 Format 1 as the first release wrote it: layers of three widths, two shards, one delta with every statement, a name that
-is not UTF-8; a store that keeps windows; and one with a merged shard, a merged delta, a planned shard and its mark. The
+is not UTF-8; a store that keeps windows; and one with a merged shard, a merged delta, and a planned shard. The
 committed copies are never made anew: every later release must read them.
 """
 
@@ -47,9 +47,9 @@ def make_merged(path: str) -> EmbeddingStore:
     """Write the golden store that was merged, and went on."""
     store = make(path)
     store.compact()
-    with shard_writer(path, store.next_sequence(), store.recipe) as w:
+    with shard_writer(path, "0123456789abcdef" * 2, 3, store.recipe) as w:
         m.fill(w, [4], DIMS)
-        w.finish("a plan")
+        w.finish()
     with store.writer() as w:
         w.label(1000, TrackLabels(("newest genre",), (), "", "", "labels.csv"))
     return store
