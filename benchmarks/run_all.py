@@ -1,6 +1,6 @@
-"""Run every benchmark and write benchmarks/RESULTS.md: claim, machine, versions and figures of one day, side by side.
+"""Run every benchmark, or those that are named, and write benchmarks/RESULTS.md: claim, machine, versions, figures, day.
 
-Run: python benchmarks/run_all.py      (make bench)
+Run: python benchmarks/run_all.py [store_read ...]      (make bench)
 """
 
 from __future__ import annotations
@@ -26,17 +26,27 @@ def measure(script: Path) -> str:
     if done.returncode:
         sys.exit(f"{script.name} failed (exit code {done.returncode}); benchmarks/RESULTS.md stays as it was")
     print(done.stdout, flush=True)
-    took = f"`python benchmarks/{script.name}`, {time.monotonic() - began:.0f} s"
+    day = datetime.now(UTC).date()
+    took = f"`python benchmarks/{script.name}`, {time.monotonic() - began:.0f} s, {day}"
     return f"## {script.stem}\n\n{claim}\n\n{how}\n\n{done.stdout.strip()}\n\n{took}\n"
 
 
 def main() -> None:
-    """Write the page only if every script ran."""
+    """Write the page only if every script ran; sections of scripts that were not asked for stay as they are."""
+    page = HERE / "RESULTS.md"
+    old = page.read_text(encoding="utf-8") if page.exists() else ""
+    kept = {part.partition("\n")[0]: f"## {part}" for part in old.split("\n## ")[1:]}
     scripts = sorted(path for path in HERE.glob("*.py") if path.name not in NO_CLAIM)
-    sections = [measure(script) for script in scripts]
-    day = datetime.now(UTC).date()
-    top = f"# Results\n\nWritten by `make bench` on {day}. Machines differ and moments do: trust the ratios, not the seconds.\n"
-    (HERE / "RESULTS.md").write_text("\n".join([top, *sections]), encoding="utf-8")
+    asked = set(sys.argv[1:]) or {script.stem for script in scripts}
+    if unknown := asked - {script.stem for script in scripts}:
+        sys.exit(f"there is no benchmark {min(unknown)!r}")
+    sections = [
+        measure(script) if script.stem in asked else kept[script.stem].rstrip() + "\n"
+        for script in scripts
+        if script.stem in asked or script.stem in kept
+    ]
+    top = "# Results\n\nWritten by `make bench`. Machines differ and moments do: trust the ratios, not the seconds.\n"
+    page.write_text("\n".join([top, *sections]), encoding="utf-8")
     print("written: benchmarks/RESULTS.md")
 
 

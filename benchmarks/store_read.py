@@ -1,16 +1,16 @@
-"""Claim: one layer of a library is read from the store faster than from what people use instead.
+"""Claim: a layer of a library is read faster than from what people use; once compacted, as fast as from zarr or Lance.
 
-10,000 tracks x 13 layers x 768 values in float16, written seven ways, each the way its library likes best, and read in
-turn, warm (from the page cache) and cold (from the disk):
+10,000 tracks x 13 layers x 768 values in float16, written seven ways and read in turn, warm (from the page cache) and
+cold (from the disk):
 
 - the store by its real writer, a commit of 64 tracks at a time; and a copy of it after `compact`;
-- a .npy file per track; one HDF5 file with a chunk per track: the two ways that people use;
+- a .npy file per track, loaded whole; one HDF5 file with a chunk per track: the two ways that people use;
 - one HDF5 file with layers apart, chunks of 256 rows: what the store's shards are made of, without the shards;
 - zarr 3, layers apart, chunks of 256 rows in shards of 4,096, which must be written 4,096 tracks at a time;
 - Lance, a column per layer, written in one go: each commit of its own would be a file of its own.
 
-Only the store is safe on the disk after every 64 tracks, and only the store checks sums when it reads. Lance reads with
-all cores, the others with one. Also: what a commit costs, and of what it is made.
+Only the store is safe on the disk after every 64 tracks, and only the store checks sums when it reads. Lance and zarr may
+use all cores, the others use one. Also: what a commit costs, and of what it is made.
 
 Run: python benchmarks/store_read.py [--tracks 10000] [--repeats 5]
 """
