@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 import numpy as np
@@ -38,6 +38,8 @@ CREATE INDEX tracks_place ON tracks(shard, row);
 CREATE INDEX files_key ON files(key);
 CREATE INDEX files_hash ON files(hash);
 """
+PUT_TRACK = """
+INSERT OR REPLACE INTO tracks VALUES (?, (SELECT max(id) FROM commits), ?, ?, ?, ?, ?, ?, ?)"""  # of the commit just put
 PUT_FILE = """
 INSERT INTO files(path, below, size, mtime_ns, hash, key, failure) VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT(path) DO UPDATE SET below = excluded.below, size = excluded.size, mtime_ns = excluded.mtime_ns,
@@ -251,20 +253,20 @@ class Catalog:
         self._db.executemany("INSERT INTO commits(name, size, problem) VALUES (?, -1, ?)", notes)
 
     def _take_in(self, commits: Sequence[CommitFile]) -> None:
-        read: Callable[[CommitFile], tuple[records.Content, str | None]]
-        read = partial(_content_or_problem, self._store, self._spec, values=self._values)
-        contents: Iterable[tuple[records.Content, str | None]] = map(read, commits)
+        read: Callable[[CommitFile], tuple[_Entries, str | None]]
+        read = partial(_entries_or_problem, self._store, self._spec, values=self._values)
+        found: Iterable[tuple[_Entries, str | None]] = map(read, commits)
         if sum(commit.size for commit in commits) > MUCH:
             from joblib import Parallel, delayed
 
-            contents = Parallel(-1, return_as="generator", pre_dispatch="2 * n_jobs")(map(delayed(read), commits))
-        for commit, (content, problem) in zip(commits, contents, strict=True):
-            self._apply(commit, content, problem)
+            found = Parallel(-1, return_as="generator", pre_dispatch="2 * n_jobs")(map(delayed(read), commits))
+        for commit, (entries, problem) in zip(commits, found, strict=True):
+            self._apply(commit, entries, problem)
 
     def add(self, commit: CommitFile, content: records.Content) -> None:
         """Take in a commit that this process has just written."""
         with self._safely():
-            self._apply(commit, content, None)
+            self._apply(commit, _Entries.of(commit, content), None)
 
     def drop(self, name: str) -> None:
         """Forget a commit that others stand for, and the rows that nobody needed."""
@@ -280,22 +282,19 @@ class Catalog:
                 self.unseal()
                 self._rebuild(":memory:")
 
-    def _apply(self, commit: CommitFile, content: records.Content, problem: str | None) -> None:
+    def _apply(self, commit: CommitFile, entries: _Entries, problem: str | None) -> None:
         self._changes += 1
-        shard = commit.name.endswith(".h5")
-        keys = np.array([row.track.key for row in content.items], "<i8").tobytes() if shard else b""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             sql = "INSERT INTO commits VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)"
-            names = [json.dumps(names) if names else None for names in (content.replaces, content.origins)]
-            place = self._db.execute(sql, (*commit, keys, problem, *names)).lastrowid
-            if shard:
-                self._apply_rows(content.items, place)
-            else:
-                for statement in content.items:
-                    self._apply_statement(statement)
+            names = [json.dumps(names) if names else None for names in (entries.replaces, entries.origins)]
+            self._db.execute(sql, (*commit, entries.keys, problem, *names))
+            self._db.executemany(PUT_TRACK, entries.tracks)
+            self._db.executemany(PUT_FILE, entries.files)
+            for statement in entries.statements:
+                self._apply_statement(statement)
             missing = "DELETE FROM commits WHERE name = ? AND size < 0"
-            self._db.executemany(missing, [(name,) for name in content.replaces])
+            self._db.executemany(missing, [(name,) for name in entries.replaces])
 
     def replaced_names(self) -> set[str]:
         """Give the names of all commits that others stand for, whether they are there or not."""
@@ -316,16 +315,6 @@ class Catalog:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("DELETE FROM tracks WHERE shard = (SELECT id FROM commits WHERE name = ?)", (name,))
             self._db.execute("DELETE FROM commits WHERE name = ?", (name,))
-
-    def _apply_rows(self, rows: Sequence[records.Row], place: int | None) -> None:
-        tracks, files = [], []
-        for number, row in enumerate(rows):
-            track = row.track
-            sound = (track.seconds, track.sample_rate, track.channels, json.dumps(track.warnings))
-            tracks.append((track.key, place, number, *sound, json.dumps(vars(track.labels)), row.n_windows))
-            files += [(*_place(f), f_hash, track.key, None) for f, f_hash in zip(track.files, row.hashes, strict=True)]
-        self._db.executemany("INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", tracks)
-        self._db.executemany(PUT_FILE, files)
 
     def _apply_statement(self, statement: records.Statement) -> None:
         run = self._db.execute
@@ -475,10 +464,35 @@ def read_content(store: Path, commit: CommitFile, spec: records.Spec, *, values:
         raise StoreFormatError(f"{commit.name} is not a delta of this store: {error}") from error
 
 
-def _content_or_problem(
+class _Entries(NamedTuple):
+    """What a commit puts into the tables: plain values, which travel between processes at little cost."""
+
+    keys: bytes
+    tracks: list[tuple[Any, ...]]
+    files: list[tuple[Any, ...]]
+    statements: Sequence[records.Statement]
+    replaces: tuple[str, ...]
+    origins: tuple[str, ...]
+
+    @classmethod
+    def of(cls, commit: CommitFile, content: records.Content) -> _Entries:
+        """Read them from what the commit says."""
+        if not commit.name.endswith(".h5"):
+            return cls(b"", [], [], content.items, content.replaces, ())
+        tracks, files = [], []
+        for number, row in enumerate(content.items):
+            track = row.track
+            sound = (track.seconds, track.sample_rate, track.channels, json.dumps(track.warnings))
+            tracks.append((track.key, number, *sound, json.dumps(vars(track.labels)), row.n_windows))
+            files += [(*_place(f), f_hash, track.key, None) for f, f_hash in zip(track.files, row.hashes, strict=True)]
+        keys = np.array([row.track.key for row in content.items], "<i8").tobytes()
+        return cls(keys, tracks, files, (), content.replaces, content.origins)
+
+
+def _entries_or_problem(
     store: Path, spec: records.Spec, commit: CommitFile, *, values: bool
-) -> tuple[records.Content, str | None]:
+) -> tuple[_Entries, str | None]:
     try:
-        return read_content(store, commit, spec, values=values), None
+        return _Entries.of(commit, read_content(store, commit, spec, values=values)), None
     except StoreFormatError as error:
-        return records.Content(()), str(error)
+        return _Entries(b"", [], [], (), (), ()), str(error)
