@@ -17,7 +17,7 @@ import pytest
 import store_material as m
 
 from embedstore.errors import StoreError, StoreFormatError, StoreLockedError
-from embedstore.store import EmbeddingStore, disk
+from embedstore.store import EmbeddingStore, catalog, disk
 
 HERE = Path(__file__).parent
 
@@ -409,6 +409,19 @@ def test_a_damaged_shard(tmp_path, damage, catalogue):
     with store.writer() as w:
         w.forget_gone()  # as a build does
     assert EmbeddingStore.open(tmp_path / "s").verify().ok
+
+
+def test_all_cores_find_what_one_finds(tmp_path, monkeypatch):
+    """Commits that are read by several processes say the same, in the same order, damage included."""
+    store = m.make(tmp_path / "s", range(200))
+    with store.writer() as w:
+        w.label(1003, m.TrackLabels(("new",)))
+    flip(shards(tmp_path / "s")[1], 3000)
+    found, said_alone = store.verify(), said(EmbeddingStore.open(tmp_path / "s"))
+    monkeypatch.setattr(catalog, "MUCH", 0)
+    assert store.verify() == found
+    (tmp_path / "s/catalog.sqlite").unlink()
+    assert said(EmbeddingStore.open(tmp_path / "s")) == said_alone
 
 
 def test_damage_that_hides_from_the_stamps(tmp_path):
