@@ -14,11 +14,11 @@ from embedstore.audio import find_audio
 from embedstore.changes import change_of, is_gone
 from embedstore.errors import ParameterError
 from embedstore.store import EmbeddingStore
+from embedstore.store.upkeep import FEW, SHARE
 from embedstore.types import AudioFile
 
 __all__ = ["FolderCoverage", "PruneReport", "coverage", "prune"]
 
-SHARE, FEW = 0.2, 5  # of a folder's stored files: when more than both are gone, somebody must say that it is meant
 _HINT = " (--yes forgets those that are gone)"
 
 

@@ -11,7 +11,7 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -224,9 +224,9 @@ def refuse_link(folder: Path) -> None:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
 
 
-def next_sequence(store: Path) -> int:
+def next_sequence(commits: Iterable[CommitFile]) -> int:
     """Give the number after those of all commits."""
-    return 1 + max((commit.sequence for commit in list_commits(store)[0]), default=0)
+    return 1 + max((commit.sequence for commit in commits), default=0)
 
 
 def read_commit(store: Path, commit: CommitFile) -> bytes:

@@ -118,7 +118,7 @@ class ShardWriter(StoreWriter):
 
     def _begin(self) -> None:
         commits, _ = disk.list_commits(self._path)
-        self._next = 1 + max((commit.sequence for commit in commits), default=0)
+        self._next = disk.next_sequence(commits)
         self._hints.mkdir(parents=True, exist_ok=True)
         ours = {hint.name.partition("-")[2] for hint in self._hints.glob(f"{self._number}-*")}
         for commit in commits:

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from embedstore.errors import ParameterError, StoreFormatError
 from embedstore.store import records
 from embedstore.store.catalog import TRIES, read_content
@@ -32,7 +30,6 @@ __all__ = ["CompactReport", "MergeReport", "RemoveReport", "compact", "merge", "
 ROWS, BYTES = 4096, 2**27  # of a merged shard, at most (one track may have more)
 STATEMENTS = 2**16  # of a merged delta
 SHARE, FEW = 0.2, 5  # of the stored files: to forget more than both, somebody must say that it is meant
-NONE: Keys = np.empty(0, np.int64)
 
 _Loaded = tuple[records.Row, list[Halfs], Windows]  # a track with all its vectors
 
@@ -274,9 +271,9 @@ class _Intake:
     def _take_tracks(self, other: EmbeddingStore, met: set[int]) -> Iterator[tuple[str, bool]]:
         """Take in the tracks whose keys were not met; of shards that cannot be read, say why, and whether they are gone."""
         keys = other.keys_by_shard()
-        for shard in other.shards():
+        for shard in (shard for shard in other.shards() if shard.name in keys):
             try:
-                _, tracks = _load(other, shard, keys.get(shard.name, NONE))
+                _, tracks = _load(other, shard, keys[shard.name])
             except StoreFormatError as error:
                 yield str(error), not (other.path / shard.name).exists()
                 continue

@@ -96,7 +96,7 @@ class StoreWriter:
         self._catalog = self._take_catalog()
         self._catalog.seal(WRITING)
         self._drop(self._catalog.replaced())
-        self._next = disk.next_sequence(self._path)
+        self._next = disk.next_sequence(disk.list_commits(self._path)[0])
 
     def forget_gone(self) -> None:
         """Drop the notes about commits that are missing: what they held has been stored again, as far as it can be."""
