@@ -130,14 +130,23 @@ def test_a_killed_child_ends_the_build_and_the_next_goes_on(music, tmp_path):
 
 def test_ctrl_c_stops_the_children(music, tmp_path):
     """What is finished is stored, the rest is for the next build."""
-    seen = set()
+    seen, stopped = set(), threading.Event()
+
+    def watch():  # a decoder that has read all its files goes by itself, so one look may come too late
+        while not stopped.wait(0.02):
+            seen.update(*(descendants(child) | {child} for child in children(os.getpid())))
 
     def stop(done, total, outcome):
         if done == 3:
-            seen.update(*(descendants(child) | {child} for child in children(os.getpid())))
             raise KeyboardInterrupt
 
-    report = build(music, tmp_path / "store", encoder=on("cpu,cpu", model="slow"), jobs=2, progress=stop)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        report = build(music, tmp_path / "store", encoder=on("cpu,cpu", model="slow"), jobs=2, progress=stop)
+    finally:
+        stopped.set()
+        watcher.join()
     assert report.interrupted
     assert report.added == report.tracks == 3
     assert len(seen) >= 3, "two children, and the decoder of the quicker one at least"
