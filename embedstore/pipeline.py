@@ -124,8 +124,8 @@ def build(
     encoder : EncoderOptions or str, optional
         Default: the store's own encoder; ``"music2vec"`` for a new store.
     labels : str or path, optional
-        ``"folder"`` (genre = first folder), a CSV file, or ``"none"``: files that it does not label lose their
-        labels. Default: what this folder was labelled from before; for another folder ``"folder"``, and only for
+        ``"folder"`` (genre = first folder), a CSV file, ``"none"``, or what else `embedstore.labels.read_labels` takes:
+        files that it does not label lose their labels. Default: what this folder was labelled from before; for another folder ``"folder"``, and only for
         tracks that have no labels.
     columns : Columns, optional
         Names of the CSV's columns; remembered with it.
@@ -239,6 +239,7 @@ class Run:
     tally: Tally = field(default_factory=Tally)
     heard: set[str] = field(default_factory=set)
     gone: int = 0
+    torn: int = 0
     relabelled: int = 0
     interrupted: bool = False
 
@@ -348,11 +349,12 @@ class Run:
     def _label(self, store: EmbeddingStore, writer: StoreWriter) -> None:
         """Write the labels that differ from the stored ones; a sound in several files gets the labels of all."""
         policy = self.plan.policy
-        wanted: dict[int, TrackLabels] = {}
+        said: dict[int, list[TrackLabels]] = {}
         for file in self.plan.files:
             if (state := self.plan.states.get(file.full_path)) is not None:
-                both = unite(wanted.get(state.key, TrackLabels()), policy.of(file))
-                wanted[state.key] = both if both == TrackLabels() else replace(both, source=policy.table.source)
+                said.setdefault(state.key, []).append(policy.of(file))
+        wanted = {key: unite(*several) for key, several in said.items()}
+        self.torn = sum(len({one.split for one in several if one.split}) > 1 for several in said.values())
         stored = store.labels()
         for key, labels in wanted.items():
             had = stored.get(key, labels)  # somebody may have removed tracks since the plan
@@ -368,6 +370,8 @@ class Run:
             notes.append(
                 f"{self.gone} stored tracks lay under {plan.root} and do not now; they are kept (embedstore prune forgets them)"
             )
+        if self.torn:
+            notes.append(f"{self.torn} tracks lie in files of different sides of the official split; they are on none")
         return BuildReport(
             store=str(store.path),
             found=len(plan.files),

@@ -105,7 +105,7 @@ def _is_plan(path: Path) -> bool:
 
 
 def _shard_record(shard: PlannedShard) -> dict[str, Any]:
-    files = [{"file": vars(one.file), "labels": vars(one.labels), "stored": one.stored} for one in shard.files]
+    files = [{"file": vars(one.file), "labels": one.labels.to_dict(), "stored": one.stored} for one in shard.files]
     return {"files": files, "keys": sorted(shard.known.keys), "hashes": shard.known.key_of_hash}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from embedstore.changes import change_of, is_gone
 from embedstore.encoders import recipe_of
 from embedstore.errors import ParameterError, StoreError
-from embedstore.labels import Columns
+from embedstore.labels import Columns, full_source
 from embedstore.lanes import Outcome
 from embedstore.options import EncoderOptions
 from embedstore.pipeline import BuildReport, Run
@@ -149,7 +149,7 @@ def plan_shards(
         keep_windows=target.keeps_windows,
         encoder=dict(network.card.options),
         root=plan.root,
-        labels=None if labels is None else str(labels) if labels in ("folder", "none") else os.path.abspath(labels),
+        labels=None if labels is None else full_source(labels),
         columns={name: value for name, value in vars(columns or Columns()).items() if value is not None},
         limit=limit,
         shards=len(shards),

@@ -116,7 +116,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
     for name in columns:
         short = name in ("artist", "title")  # the first to give way on a narrow terminal
         table.add_column(
-            name.removesuffix(">"),
+            Text(printable(name.removesuffix(">"))),
             justify="right" if name.endswith(">") else "left",
             overflow="ellipsis" if short else "fold",
             no_wrap=short or name in ("rank>", "score>"),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from embedstore.errors import ParameterError, UnknownNameError
 
 __all__ = [
+    "SPLITS",
     "AudioFile",
     "EncoderCard",
     "Layer",
@@ -31,6 +32,7 @@ __all__ = [
     "track_id",
 ]
 
+SPLITS = ("train", "valid", "test")
 MOST_WINDOW_BYTES = 2**29  # of the kept windows of one track: half of what a shard may have
 
 Floats = NDArray[np.float32]
@@ -409,7 +411,14 @@ class TrackLabels:
     genres, artists : tuple of str
     album, title : str
     source : str
-        Who said it: ``"folder"`` or the absolute path of a CSV file.
+        Who said it: ``"folder"``, the absolute path of a CSV file, ``"fma:/data/tracks.csv"``: see `read_labels`.
+    split : str
+        On which side of the data set's official split it is: ``"train"``, ``"valid"`` or ``"test"``.
+
+    Raises
+    ------
+    ParameterError
+        `split` is another word.
     """
 
     genres: tuple[str, ...] = ()
@@ -417,15 +426,21 @@ class TrackLabels:
     album: str = ""
     title: str = ""
     source: str = field(default="", repr=False)
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        if self.split and self.split not in SPLITS:
+            raise ParameterError(f"a split is {', '.join(SPLITS)} or empty; got {self.split!r:.80}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON; without a split, what was written before there were any."""
+        return {name: value for name, value in vars(self).items() if name != "split" or value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrackLabels:
         """Read what `to_dict` wrote."""
-        return cls(tuple(data["genres"]), tuple(data["artists"]), data["album"], data["title"], data.get("source", ""))
+        texts = (data["album"], data["title"], data.get("source", ""), data.get("split", ""))
+        return cls(tuple(data["genres"]), tuple(data["artists"]), *texts)
 
 
 @dataclass(frozen=True)

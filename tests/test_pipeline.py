@@ -461,6 +461,22 @@ def test_files_that_vanish_are_counted_apart(music, tmp_path):
     assert EmbeddingStore.open(tmp_path / "store").failures() == []
 
 
+def test_official_splits_reach_the_store(music, tmp_path):
+    """A data set's reader and the sides of its split survive a second build; a sound on two sides is on none, and said."""
+    copy = music / "copy.flac"
+    shutil.copy(music / "jazz/artist1/song1.flac", copy)
+    rows = [f"{path.relative_to(music)},x,{'test' if path == copy else 'train'}" for path in music.rglob("*.*")]
+    table = tmp_path / "labels.csv"
+    table.write_text("path,genre,split\n" + "\n".join(rows) + "\n")
+    first = run(music, tmp_path / "store", labels=f"csv:{table}")
+    assert "1 tracks lie in files of different sides of the official split; they are on none" in first.notes
+    for _ in range(2):
+        labels = EmbeddingStore.open(tmp_path / "store").labels().values()
+        assert sorted(one.split for one in labels) == ["", *["train"] * 5]
+        assert {one.source for one in labels} == {f"csv:{table}"}
+        assert run(music, tmp_path / "store").relabelled == 0
+
+
 def test_interrupted_build_remembers_its_labels(music, tmp_path):
     """Whoever goes on without --labels goes on with the same ones, also after a kill in the middle."""
     table = write_csv(tmp_path / "a.csv", music, "song*", genre="polka")

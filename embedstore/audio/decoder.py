@@ -109,6 +109,18 @@ class Decoder:
         self._ask("inspect", path)
         return SoundReport.from_dict(self._answer()["report"])
 
+    def tags(self, path: AnyPath) -> dict[str, list[str]]:
+        """Read genre, artist, album and title from the tags inside a file, as far as they are there.
+
+        Raises
+        ------
+        AudioError
+            The file, or its tags, cannot be read.
+        """
+        self._ask("tags", path)
+        tags: dict[str, list[str]] = self._answer()["tags"]
+        return tags
+
     def blocks(self, path: AnyPath) -> Iterator[NDArray[np.float32]]:
         """Give a file's sound: mono float32 blocks at the decoder's sample rate.
 

@@ -1,6 +1,6 @@
 """The process that decodes: ``python -m embedstore.audio.worker SAMPLE_RATE MEMORY_LIMIT``.
 
-Requests come as JSON lines on stdin: ``{"do": "hash" | "inspect" | "blocks", "path": ...}``. Answers go to stdout as
+Requests come as JSON lines on stdin: ``{"do": "hash" | "inspect" | "blocks" | "tags", "path": ...}``. Answers go to stdout as
 JSON lines; ``{"samples": n}`` is followed by n float32. ``{"alive": true}`` may come at any time before an answer.
 
 =========  ==========================================================
@@ -8,6 +8,7 @@ request    answer
 =========  ==========================================================
 hash       ``{"hash": hex}``
 inspect    ``{"report": {...}}``
+tags       ``{"tags": {...}}``
 blocks     ``{"samples": n}`` + data, as often as needed; ``{"end": true}``
 any        ``{"error": text, "stage": stage}``
 =========  ==========================================================
@@ -32,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.audio.decode import Moments, Resampler, Sound, SoundHash, SoundReport
+from embedstore.audio.tags import read_tags
 from embedstore.errors import AudioError
 
 __all__ = ["Worker", "main"]
@@ -61,7 +63,7 @@ class Worker:
 
     def answer(self, request: dict[str, str]) -> None:
         """Do what is asked; whatever goes wrong with a file is an answer too."""
-        do = {"hash": self._hash, "inspect": self._inspect, "blocks": self._blocks}[request["do"]]
+        do = {"hash": self._hash, "inspect": self._inspect, "blocks": self._blocks, "tags": self._tags}[request["do"]]
         try:
             do(Path(request["path"]))
         except AudioError as error:
@@ -117,6 +119,9 @@ class Worker:
             moments.deviation,
         )
         self._say({"report": report.to_dict()})
+
+    def _tags(self, path: Path) -> None:
+        self._say({"tags": read_tags(path)})
 
     def _blocks(self, path: Path) -> None:
         stamp, spool = self._spooled

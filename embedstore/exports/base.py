@@ -128,7 +128,7 @@ class Content:
         Yields
         ------
         dict
-            Columns of n rows: ``key`` int64 (n,), ``track_id``, ``path``, ``album``, ``title`` lists of str, ``genres``
+            Columns of n rows: ``key`` int64 (n,), ``track_id``, ``path``, ``album``, ``title``, ``split`` lists of str, ``genres``
             and ``artists`` lists of lists of str, ``seconds`` float64 (n,), and of each layer, by its column's name,
             float32 (n, dim).
 
@@ -163,6 +163,7 @@ def _described(tracks: Sequence[Track]) -> dict[str, Any]:
         "artists": [[plain(artist) for artist in track.labels.artists] for track in tracks],
         "album": [plain(track.labels.album) for track in tracks],
         "title": [plain(track.labels.title) for track in tracks],
+        "split": [track.labels.split for track in tracks],
     }
 
 

@@ -24,7 +24,7 @@ _LONGEST, _MOST = 65_535, 4_096  # bytes in a text, texts in a list: what Milvus
 def write(content: Content, target: str, *, collection: str | None = None) -> dict[str, Any]:
     """Bring a collection up to date: rows by track key, cosine similarity; rows of tracks that are gone are deleted.
 
-    Fields: ``key`` (INT64, primary), ``vector`` (FLOAT_VECTOR), ``track_id``, ``path``, ``album``, ``title`` (VARCHAR),
+    Fields: ``key`` (INT64, primary), ``vector`` (FLOAT_VECTOR), ``track_id``, ``path``, ``album``, ``title``, ``split`` (VARCHAR),
     ``genres``, ``artists`` (ARRAY of VARCHAR), ``seconds`` (DOUBLE), ``exported`` (INT64, the time of the last export that
     held the track, in nanoseconds since 1970). Which layer of which store it holds stands in the collection's property
     ``embedstore``. Rows are written again as they are read: an export that was cut short is completed by the next.
@@ -46,8 +46,11 @@ def write(content: Content, target: str, *, collection: str | None = None) -> di
         client = milvus.MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
         try:
             _open(client, milvus.DataType, name, column, _identity(content, column))
+            # a collection of an earlier version has no split
+            fields = {field["name"] for field in client.describe_collection(name)["fields"]}
             for piece in content.pieces():
-                client.upsert(name, [{**row, "exported": stamp} for row in _rows(piece, column)])
+                found = ({**row, "exported": stamp} for row in _rows(piece, column))
+                client.upsert(name, [{field: row[field] for field in fields} for row in found])
                 rows += len(piece["key"])
             if not content.store.problems:  # what a damaged shard holds is missing now, and back after the next build
                 deleted = client.query(name, filter=older, output_fields=["count(*)"])[0]["count(*)"]
@@ -95,7 +98,7 @@ def _open(client: Any, types: Any, name: str, column: Column, identity: dict[str
     schema.add_field("vector", types.FLOAT_VECTOR, dim=column.dim)
     schema.add_field("seconds", types.DOUBLE)
     schema.add_field("exported", types.INT64)
-    for field in ("track_id", "path", "album", "title"):
+    for field in ("track_id", "path", "album", "title", "split"):
         schema.add_field(field, **text)
     for field in ("genres", "artists"):
         schema.add_field(field, **texts)
@@ -124,7 +127,7 @@ def _rows(piece: dict[str, Any], column: Column) -> Iterator[dict[str, Any]]:
             "key": key,
             "vector": piece[column.name][i],
             "seconds": float(piece["seconds"][i]),
-            **{field: _cut(piece[field][i]) for field in ("track_id", "path", "album", "title")},
+            **{field: _cut(piece[field][i]) for field in ("track_id", "path", "album", "title", "split")},
             **{field: [_cut(text) for text in piece[field][i][:_MOST]] for field in ("genres", "artists")},
         }
 

@@ -1,4 +1,4 @@
-"""Labels from a CSV with a header: ``path`` or ``track_id``, and any of ``genre``, ``artist``, ``album``, ``title``.
+"""Labels from a CSV with a header: ``path`` or ``track_id``, and any of ``genre``, ``artist``, ``album``, ``title``, ``split``.
 
 UTF-8, with or without a byte order mark; comma, semicolon or tab. Several genres or artists in a cell stand apart by
 ``;``. A path may be absolute, relative to the audio root or to the CSV's own folder, or a bare file name that occurs
@@ -8,21 +8,17 @@ rows' genres and artists. Rows that cannot be used are problems of the table, no
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import itertools
 import os
-import unicodedata
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from embedstore.errors import LabelsError
-from embedstore.labels.table import Columns, LabelTable, Problems, clean, unite, unsafe
+from embedstore.labels.rows import Entry, Places, by_stem, match, read_rows, split_of
+from embedstore.labels.table import Columns, LabelTable, Problems, clean, unsafe
 from embedstore.types import AudioFile, TrackLabels
 
-__all__ = ["SYNONYMS", "read_csv"]
+__all__ = ["SYNONYMS", "data_set_in", "names_in", "read_csv", "read_entries"]
 
 # column -> names that are accepted when the plain one is absent
 SYNONYMS = {
@@ -32,8 +28,23 @@ SYNONYMS = {
     "artist": ("artists", "artist_name", "track_artist"),
     "album": ("album_name", "album_title"),
     "title": ("track_name", "track_title"),
+    "split": (),
 }
-_MAX_BYTES = 2**30
+# reader -> words in the first line of its data set's table
+_HEADERS = {
+    "spotify": {"track_id", "artists", "album_name", "track_name", "track_genre"},
+    "fma": {"", "album", "artist", "set", "track"},
+    "jamendo": {"TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"},
+}
+
+
+def data_set_in(source: str) -> str | None:
+    """Name the reader of the data set that a table belongs to, by its header."""
+    if os.path.isfile(source):  # noqa: PTH113 - unlike Path's, never raises; and a pipe can be read only once
+        with suppress(LabelsError):
+            _, header = next(read_rows(source))
+            return next((name for name, words in _HEADERS.items() if words <= set(header)), None)
+    return None
 
 
 def read_csv(source: str, files: Sequence[AudioFile], columns: Columns) -> LabelTable:
@@ -44,72 +55,32 @@ def read_csv(source: str, files: Sequence[AudioFile], columns: Columns) -> Label
     LabelsError
         Not there, empty, not UTF-8, no usable column, or no row that matches any file.
     """
-    rows = _rows(source)
-    _, header = next(rows, (1, []))
-    where = _find_columns(source, header, columns)
-    places = _Places(source, files, where)
-    by_path: dict[str, TrackLabels] = {}
     problems = Problems()
-    total = used = 0
-    for number, row in rows:
-        total += 1
-        cells = _cells(number, row, where, len(header), problems)
-        path = places.find(cells.get("path", ""), cells.get("track_id", ""))
-        if path is None:
-            if cells:
-                meant = " / ".join(clean(cells[key])[:60] for key in ("path", "track_id") if key in cells)
-                problems.add("row that matches no file", f"line {number} ({meant})")
-            continue
-        used += 1
-        labels = _labels(number, cells, problems)
-        before = by_path.get(path)
-        if before is not None:
-            new = set(labels.genres) - set(before.genres)
-            problems.add(f"file listed again{' under another genre (genres united)' if new else ''}", f"line {number}")
-        by_path[path] = unite(before, labels) if before else labels
-    if not total:
-        raise LabelsError(f"{source}, line 1: a header and no rows; add one row for each file")
-    if files and not used:
-        raise LabelsError(
-            f"{source}: none of its rows labels any of the {len(files)} files ({'; '.join(problems.lines())}; the first file is "
-            f"{clean(files[0].path)!r}); paths are relative to the audio folder or to the CSV's folder"
-        )
-    for file in files if len(by_path) < len(files) else ():
-        if file.full_path not in by_path:
-            problems.add("file without a row", clean(file.path))
-    return LabelTable(source, by_path, len(files), total, used, problems.lines())
+    where, entries = read_entries(source, columns, problems)
+    places = Places(
+        files,
+        source=source if "path" in where else "",
+        ids=by_stem(files) if "track_id" in where else None,
+    )
+    return match(source, files, entries, places, problems)
 
 
-def _rows(source: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row that is not blank, the header first, with the number of the line it starts on."""
-    try:
-        with Path(source).open("rb") as stream:
-            pieces = iter(lambda: stream.read(2**20), b"")  # read at once, a table would ask for memory for the largest
-            data = b"".join(itertools.islice(pieces, _MAX_BYTES // 2**20 + 1))
-    except (OSError, ValueError) as error:  # the latter: no path has such characters
-        raise LabelsError(f"cannot read the labels {source}: {getattr(error, 'strerror', error)}") from error
-    if len(data) > _MAX_BYTES:
-        raise LabelsError(f"the labels {source} are over {_MAX_BYTES >> 30} GiB; keep only the columns that are needed")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise LabelsError(
-            f"{source}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from error
-    if not text.strip():
-        raise LabelsError(f"{source}, line 1: the file is empty; it needs a header with path or track_id, and genre")
-    head = next(line for line in io.StringIO(text, newline="") if line.strip())
-    start = 1
-    try:
-        delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([head], delimiter=mark))))  # a tie takes the comma
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        for row in reader:
-            if any(row):
-                yield start, row
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise LabelsError(f"{source}, line {start}: {error}; is a quote left open?") from error
+def read_entries(source: str, columns: Columns, problems: Problems) -> tuple[dict[str, int], Iterator[Entry | None]]:
+    """Find the columns of a CSV; its rows follow as they are asked for, None for one that cannot be used."""
+    rows = read_rows(source)
+    _, header = next(rows)
+    where = _find_columns(source, header, columns)
+
+    def entries() -> Iterator[Entry | None]:
+        for number, row in rows:
+            cells = _cells(number, row, where, len(header), problems)
+            if cells is None:
+                yield None
+            else:
+                labels = _labels(number, cells, problems)
+                yield Entry(f"line {number}", labels, cells.get("path", ""), cells.get("track_id", ""))
+
+    return where, entries()
 
 
 def _find_columns(source: str, header: Sequence[str], columns: Columns) -> dict[str, int]:
@@ -138,69 +109,39 @@ def _find_columns(source: str, header: Sequence[str], columns: Columns) -> dict[
     return found
 
 
-def _cells(number: int, row: list[str], where: dict[str, int], fields: int, problems: Problems) -> dict[str, str]:
-    """Pick the wanted cells of a row; none of them if the row is broken."""
+def _cells(
+    number: int, row: list[str], where: dict[str, int], fields: int, problems: Problems
+) -> dict[str, str] | None:
+    """Pick the wanted cells of a row; None if the row is broken."""
     if len(row) != fields:
         problems.add(f"row without the header's {fields} fields (skipped)", f"line {number} has {len(row)}")
-        return {}
+        return None
     cells = {key: row[position] for key, position in where.items()}
     joined = "".join(cells.values())
     if "\n" in joined or "\r" in joined:
         problems.add("cell that runs over lines: is a quote left open? (row skipped)", f"line {number}")
-        return {}
+        return None
     return cells
 
 
 def _labels(number: int, cells: dict[str, str], problems: Problems) -> TrackLabels:
     if unsafe("".join(cells.values())):
         problems.add("row with control characters or terminal escapes (taken out)", f"line {number}")
-    genres, artists = _names(cells.get("genre", "")), _names(cells.get("artist", ""))
+    genres, artists = names_in(cells.get("genre", "")), names_in(cells.get("artist", ""))
     if "genre" in cells and not genres:
         problems.add("row with an empty genre", f"line {number}")
-    return TrackLabels(genres, artists, clean(cells.get("album", "")), clean(cells.get("title", "")))
+    split = split_of(cells.get("split", ""))
+    if split is None:
+        problems.add("row with a split that is not train, valid or test (taken out)", f"line {number}")
+    album, title = (clean(cells.get(key, "")) for key in ("album", "title"))
+    return TrackLabels(genres, artists, album, title, split=split or "")
 
 
 @functools.lru_cache(maxsize=65536)
-def _names(cell: str) -> tuple[str, ...]:
+def names_in(cell: str) -> tuple[str, ...]:
+    """Split a cell at its semicolons; each name once.
+
+    >>> names_in("Nina Simone; ;Nina  Simone;Hal Mooney")
+    ('Nina Simone', 'Hal Mooney')
+    """
     return tuple(dict.fromkeys(filter(None, map(clean, cell.split(";")))))
-
-
-class _Places:
-    """Finds the one file that a row means."""
-
-    def __init__(self, source: str, files: Sequence[AudioFile], keys: Collection[str]) -> None:
-        self._folders = {str(Path(source).parent), str(Path(source).resolve().parent)}
-        self._paths: dict[str, str] = {}
-        self._ids: dict[str, str] = {}
-        below = [(_same(file.path), file.full_path) for file in files]
-        names = [(path.rpartition("/")[2], full) for path, full in below]
-        if "path" in keys:  # later ones win: an exact place is worth more than a bare name
-            self._paths = _single(names) | dict(below) | {_same(full): full for _, full in below}
-        if "track_id" in keys:
-            self._ids = _single([(name.rpartition(".")[0] or name, full) for name, full in names])
-
-    def find(self, path: str, track_id: str) -> str | None:
-        """Absolute path of the file, None if no file or no single file answers."""
-        for spelling in self._spellings(_same(path.strip())):
-            if spelling in self._paths:
-                return self._paths[spelling]
-        return self._ids.get(_same(clean(track_id))) if track_id else None
-
-    def _spellings(self, path: str) -> Iterator[str]:
-        if path:
-            yield path
-            path = os.path.normpath((clean(path) if unsafe(path) else path).replace("\\", "/"))
-            yield path
-            for folder in self._folders:
-                yield os.path.normpath(f"{folder}/{path}")
-
-
-def _single(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Keep the names that stand for one file only."""
-    counts = Counter(name for name, _ in pairs)
-    return {name: path for name, path in pairs if counts[name] == 1}
-
-
-def _same(text: str) -> str:
-    """Spell accents one way: file systems and spreadsheets differ in it."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)

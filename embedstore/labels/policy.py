@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import LabelsError, ParameterError, UnknownNameError
-from embedstore.labels import Columns, LabelTable, read_labels
+from embedstore.errors import LabelsError, MissingDependencyError, ParameterError, UnknownNameError
+from embedstore.labels import Columns, LabelTable, part_source, read_labels
 from embedstore.types import AudioFile, TrackLabels
 
 __all__ = ["LabelPolicy"]
@@ -79,7 +79,7 @@ class LabelPolicy:
         try:
             source, columns = _remembered(memory)
             table = read_labels(source, files, columns=columns)
-        except (LabelsError, UnknownNameError) as error:
+        except (LabelsError, ParameterError, UnknownNameError, MissingDependencyError) as error:
             note = f"labels stay as they are, new tracks get none: {error}; give --labels to change that"
             return cls(read_labels("none", files), False, None, (note,))
         return cls(table, True, None, table.problems)
@@ -98,6 +98,8 @@ def _remembered(memory: Any) -> tuple[str, Columns]:
         raise LabelsError(f"where they came from is not written down: {error}") from error
     if not all(type(text) is str for text in (source, *vars(columns).values()) if text is not None) or not source:
         raise LabelsError(f"where they came from is not written down, but {source!r:.80}")
-    if os.path.exists(source) and not os.path.isfile(source):  # noqa: PTH110, PTH113 - unlike Path's, they never raise
-        raise LabelsError(f"{source!r} is no file")  # a pipe, which would be waited for
+    _, path = part_source(source)
+    for place in (path, path.rpartition("#")[0]):
+        if os.path.exists(place) and not os.path.isfile(place) and not os.path.isdir(place):  # noqa: PTH110, PTH112, PTH113 - unlike Path's, they never raise
+            raise LabelsError(f"{place!r} is no file")  # a pipe, which would be waited for
     return source, columns

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from embedstore.types import TrackLabels
 
-__all__ = ["Columns", "LabelTable", "Problems", "clean", "unite", "unsafe"]
+__all__ = ["Columns", "DataSet", "LabelTable", "Problems", "clean", "unite", "unsafe"]
 
 # terminal escape sequences whole; then control characters and marks that reorder text; then halves of characters
 # (file names that are not UTF-8 arrive with those, and nothing could write them out again)
@@ -28,6 +28,28 @@ class Columns:
     artist: str | None = None
     album: str | None = None
     title: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is known of a published data set, whoever has it.
+
+    Attributes
+    ----------
+    name, licence, citation, url : str
+    splits : tuple of str
+        Its official splits, each in a few words.
+    faults : tuple of str
+        What others have found wrong with it.
+    """
+
+    name: str
+    licence: str
+    citation: str
+    url: str
+    splits: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,7 +59,7 @@ class LabelTable:
     Attributes
     ----------
     source : str
-        The reader's name, or the absolute path of the CSV.
+        The absolute path of a CSV, or the reader's name, with a colon and the absolute path of what it reads, if any.
     by_path : mapping of str to TrackLabels
         Absolute path of a file -> its labels; files without labels are absent.
     files : int
@@ -48,6 +70,8 @@ class LabelTable:
         How many of the rows labelled a file.
     problems : tuple of str
         One line for each kind of problem: how often, and where (line numbers).
+    dataset : DataSet or None
+        Whose labels they are, if they are published ones.
     """
 
     source: str
@@ -56,6 +80,7 @@ class LabelTable:
     rows: int
     used_rows: int
     problems: tuple[str, ...] = ()
+    dataset: DataSet | None = None
 
     @property
     def coverage(self) -> str:
@@ -72,6 +97,11 @@ class Problems:
     def __init__(self) -> None:
         self._found: dict[str, list[str]] = {}
         self._counts: dict[str, int] = {}
+        self._notes: list[str] = []
+
+    def note(self, line: str) -> None:
+        """Add a line that stands for all it counts."""
+        self._notes.append(line)
 
     def add(self, kind: str, where: str) -> None:
         """Note that `kind` happened at `where`."""
@@ -80,12 +110,12 @@ class Problems:
             self._found.setdefault(kind, []).append(where)
 
     def lines(self) -> tuple[str, ...]:
-        """One line per kind, in order of appearance."""
-        lines = []
+        """One line per kind, in order of appearance, then the notes."""
+        lines: list[str] = []
         for kind, shown in self._found.items():
             more = self._counts[kind] - len(shown)
             lines.append(f"{self._counts[kind]} x {kind}: {', '.join(shown)}" + (f" and {more} more" if more else ""))
-        return tuple(lines)
+        return (*lines, *self._notes)
 
 
 def unsafe(text: str) -> bool:
@@ -102,16 +132,22 @@ def clean(text: str) -> str:
     return " ".join((_UNSAFE.sub("", text) if unsafe(text) else text).split())
 
 
-def unite(first: TrackLabels, second: TrackLabels) -> TrackLabels:
-    """Join two descriptions of one track: all genres, all artists, the first album and title that are not empty.
+def unite(*several: TrackLabels) -> TrackLabels:
+    """Join descriptions of one track: all genres, all artists, the first album and title that are not empty.
 
-    >>> unite(TrackLabels(("blues",)), TrackLabels(("rock", "blues"), title="Crossroads"))
-    TrackLabels(genres=('blues', 'rock'), artists=(), album='', title='Crossroads')
+    A track that is said to be on two sides of a split is on none.
+
+    >>> unite(TrackLabels(("blues",), split="test"), TrackLabels(("rock", "blues"), title="Crossroads"))
+    TrackLabels(genres=('blues', 'rock'), artists=(), album='', title='Crossroads', split='test')
     """
+    if len(several) == 1:
+        return several[0]
+    splits = {labels.split for labels in several if labels.split}
     return TrackLabels(
-        tuple(dict.fromkeys(first.genres + second.genres)),
-        tuple(dict.fromkeys(first.artists + second.artists)),
-        first.album or second.album,
-        first.title or second.title,
-        first.source or second.source,
+        tuple(dict.fromkeys(genre for labels in several for genre in labels.genres)),
+        tuple(dict.fromkeys(artist for labels in several for artist in labels.artists)),
+        next((labels.album for labels in several if labels.album), ""),
+        next((labels.title for labels in several if labels.title), ""),
+        next((labels.source for labels in several if labels.source), ""),
+        splits.pop() if len(splits) == 1 else "",
     )

@@ -327,7 +327,7 @@ class Catalog:
                 path, *stamp = _place(file)
                 run("UPDATE files SET below = ?, size = ?, mtime_ns = ? WHERE path = ?", (*stamp, path))
             case records.Label(key, labels):
-                run("UPDATE tracks SET labels = ? WHERE key = ?", (json.dumps(vars(labels)), key))
+                run("UPDATE tracks SET labels = ? WHERE key = ?", (json.dumps(labels.to_dict()), key))
             case records.Forget(path):
                 run("DELETE FROM files WHERE path = ?", (os.fsencode(path),))
 
@@ -483,7 +483,7 @@ class _Entries(NamedTuple):
         for number, row in enumerate(content.items):
             track = row.track
             sound = (track.seconds, track.sample_rate, track.channels, json.dumps(track.warnings))
-            tracks.append((track.key, number, *sound, json.dumps(vars(track.labels)), row.n_windows))
+            tracks.append((track.key, number, *sound, json.dumps(track.labels.to_dict()), row.n_windows))
             files += [(*_place(f), f_hash, track.key, None) for f, f_hash in zip(track.files, row.hashes, strict=True)]
         keys = np.array([row.track.key for row in content.items], "<i8").tobytes()
         return cls(keys, tracks, files, (), content.replaces, content.origins)

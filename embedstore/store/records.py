@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from embedstore.errors import StoreFormatError
-from embedstore.types import AudioFile, Track, TrackLabels, Windowing
+from embedstore.types import SPLITS, AudioFile, Track, TrackLabels, Windowing
 
 __all__ = [
     "Content",
@@ -203,8 +203,11 @@ def read_file(data: Any) -> AudioFile:
 
 def read_labels(data: Any) -> TrackLabels:
     """Read the labels of a track."""
-    texts = (take(data, name, str) for name in ("album", "title", "source"))
-    return TrackLabels(_texts(data, "genres"), _texts(data, "artists"), *texts)
+    album, title, source = (take(data, name, str) for name in ("album", "title", "source"))
+    split = take(data, "split", str) if "split" in data else ""
+    if split and split not in SPLITS:
+        raise StoreFormatError(f"'split' should be {', '.join(SPLITS)}; found {split!r:.80}")
+    return TrackLabels(_texts(data, "genres"), _texts(data, "artists"), album, title, source, split)
 
 
 def row_record(row: Row) -> dict[str, Any]:
@@ -217,7 +220,7 @@ def row_record(row: Row) -> dict[str, Any]:
         "channels": track.channels,
         "n_frames": row.n_frames,
         "warnings": track.warnings,
-        "labels": vars(track.labels),
+        "labels": track.labels.to_dict(),
     }
 
 
@@ -252,8 +255,13 @@ _READ: dict[str, Callable[[Any], Any]] = {
 
 def statement_record(statement: Statement) -> dict[str, Any]:
     """Make the JSON object of one statement in a delta."""
-    plain = {name: vars(v) if isinstance(v, (AudioFile, TrackLabels)) else v for name, v in vars(statement).items()}
-    return {"do": type(statement).__name__.lower(), **plain}
+    said = {"do": type(statement).__name__.lower(), **vars(statement)}
+    for name, value in said.items():
+        if isinstance(value, TrackLabels):
+            said[name] = value.to_dict()
+        elif isinstance(value, AudioFile):
+            said[name] = vars(value)
+    return said
 
 
 def build_delta(spec: Spec, sequence: int, content: Content) -> bytes:

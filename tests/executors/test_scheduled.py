@@ -19,6 +19,7 @@ import cli
 from embedstore.errors import EncoderMismatchError, ParameterError, StoreError, StoreLockedError
 from embedstore.options import EncoderOptions
 from embedstore.pipeline import build
+from embedstore.planfile import read_plan
 from embedstore.scheduled import finalize, plan_shards, run_shards
 from embedstore.store import EmbeddingStore, shard_writer
 
@@ -226,6 +227,17 @@ def test_a_plan_of_nothing_still_writes_labels(music, tmp_path):
     assert finalize(tmp_path / "plan.json").relabelled == 12
     with pytest.raises(ParameterError, match="has shards 1 to 0"):
         run_shards(tmp_path / "plan.json", ["1"])
+
+
+def test_a_plan_finds_the_labels_of_a_reader_from_anywhere(music, tmp_path, monkeypatch):
+    """The source is written down with an absolute path behind the reader's name; sides of the split travel with the files."""
+    files = sorted(path for path in music.rglob("*") if path.is_file())
+    (tmp_path / "labels.csv").write_text("path,genre,split\n" + "".join(f"{path},x,valid\n" for path in files))
+    monkeypatch.chdir(tmp_path)
+    plan_shards(music, "store", "plan.json", encoder=TOY, labels="csv:labels.csv")
+    header, shards = read_plan("plan.json")
+    assert header.labels == f"csv:{tmp_path}/labels.csv"
+    assert {one.labels.split for shard in shards.values() for one in shard.files} == {"valid"}
 
 
 def test_another_store_or_encoder_is_refused(plan, music, tmp_path):

@@ -73,7 +73,7 @@ def test_a_server_is_reached_by_its_address(store, client, monkeypatch):
 def test_a_collection_is_brought_up_to_date(store, client):
     """Exporting again adds what is new, writes what has changed and deletes what is gone; other vectors stay apart."""
     export(store, "music.db", layers=["1"])
-    long = TrackLabels(("a", "b"), tuple(f"artist {i}" for i in range(5000)), "é" * 70_000, "nul \0", "")
+    long = TrackLabels(("a", "b"), tuple(f"artist {i}" for i in range(5000)), "é" * 70_000, "nul \0", "", "test")
     with store.writer() as writer:
         writer.forget(m.file(7).full_path)
         writer.label(1008, long)
@@ -81,14 +81,33 @@ def test_a_collection_is_brought_up_to_date(store, client):
         writer.add(m.track(600), m.file_hash(600), LayerEmbeddings(zeros, 1))
     report = export(store, "music.db")
     assert (report.rows, report.deleted) == (600, 1)
-    rows = stored(client, "vector", "track_id", "genres", "artists", "album", "title", "seconds")
+    rows = stored(client, "vector", "track_id", "genres", "artists", "album", "title", "split", "seconds")
     assert sorted(rows) == [1000 + i for i in range(601) if i != 7]
     assert (rows[1008]["genres"], rows[1008]["title"]) == (["a", "b"], "nul \\x00")
+    assert (rows[1008]["split"], rows[1009]["split"]) == ("test", "")
     assert (len(rows[1008]["artists"]), rows[1008]["album"]) == (4096, "é" * 32_767)
     assert (rows[1009]["genres"], rows[1009]["artists"], rows[1009]["seconds"]) == (["genre 0"], ["artist 4"], 39.0)
     assert rows[1009]["track_id"] == f"{1009:016x}"
     np.testing.assert_array_equal(rows[1009]["vector"], m.vectors(9).vectors[1])
     np.testing.assert_array_equal(rows[1600]["vector"], np.zeros(8))
+
+
+@pytest.mark.slow
+def test_a_collection_of_an_earlier_version_goes_on(store, client, monkeypatch):
+    """It has no field for the split: the others are brought up to date."""
+    add = pymilvus.CollectionSchema.add_field
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            pymilvus.CollectionSchema,
+            "add_field",
+            lambda self, name, *a, **k: name == "split" or add(self, name, *a, **k),
+        )
+        export(store, "music.db")
+    with store.writer() as writer:
+        writer.label(1008, TrackLabels(("new",), split="test"))
+    assert export(store, "music.db").rows == 600
+    (row,) = client.query(NAME, filter="key == 1008", output_fields=["*"])
+    assert (row["genres"], "split" in row) == (["new"], False)
 
 
 @pytest.mark.slow

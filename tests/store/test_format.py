@@ -446,6 +446,8 @@ def test_shards_of_other_stores(tmp_path):
         {"do": "link", "file": {"root": "/m", "path": "..", "size": 1, "mtime_ns": 1}, "hash": "a", "key": 1},
         {"do": "label", "key": -1, "labels": m.track(1).labels.to_dict()},
         {"do": "label", "key": 1, "labels": {}},
+        {"do": "label", "key": 1, "labels": {**m.track(1).labels.to_dict(), "split": "holdout"}},
+        {"do": "label", "key": 1, "labels": {**m.track(1).labels.to_dict(), "split": 3}},
         {"do": "fail", "file": {"root": "/m", "path": "a", "size": 1, "mtime_ns": 1}, "stage": 1, "reason": ""},
         {"do": "forget", "path": "relative"},
         "link",

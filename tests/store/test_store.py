@@ -91,6 +91,29 @@ NAMES = st.binary(min_size=1, max_size=20).filter(lambda b: not set(b) & {0, 47}
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
+def test_the_side_of_a_split_is_kept(tmp_path):
+    """In shards and deltas, through a rebuilt catalogue and a compaction; without one, nothing is written of it."""
+    store = m.make(tmp_path / "s")
+    sides = ("train", "valid", "test", "")
+    with store.writer() as w:
+        for i, side in enumerate(sides):
+            w.add(replace(m.track(i), labels=replace(m.track(i).labels, split=side)), m.file_hash(i), m.vectors(i))
+    with store.writer() as w:
+        w.label(1003, replace(m.track(3).labels, split="test"))
+        w.label(1002, m.track(2).labels)
+    wanted = {1000: "train", 1001: "valid", 1002: "", 1003: "test"}
+    for _ in range(2):
+        opened = EmbeddingStore.open(tmp_path / "s")
+        assert {key: labels.split for key, labels in opened.labels().items()} == wanted
+        assert {track.key: track.labels.split for track in opened.tracks()} == wanted
+        (tmp_path / "s" / "catalog.sqlite").unlink()
+    EmbeddingStore.open(tmp_path / "s").compact()
+    assert {key: labels.split for key, labels in EmbeddingStore.open(tmp_path / "s").labels().items()} == wanted
+    assert "split" not in m.track(3).labels.to_dict()
+    with pytest.raises(ParameterError, match="a split is train, valid, test or empty; got 'holdout'"):
+        TrackLabels(split="holdout")
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     names=st.lists(st.lists(NAMES, min_size=1, max_size=3).map(b"/".join), min_size=1, max_size=12, unique=True),
