@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import signal
 import sys
 import warnings
@@ -68,6 +69,11 @@ def _all(*options: Any) -> Callable[[F], F]:
     return add
 
 
+COLUMNS = _all(
+    click.option("--path-column", help="CSV column that holds the path."),
+    click.option("--label-column", help="CSV column that holds the genre."),
+    click.option("--artist-column", help="CSV column that holds the artist."),
+)
 WHAT = _all(
     click.option(
         "--encoder", help="Model: see `embedstore plugins`. [default: the store's own; music2vec for a new store]"
@@ -75,12 +81,10 @@ WHAT = _all(
     MODEL,
     click.option(
         "--labels",
-        metavar="folder|FILE.csv|none",
-        help="Genre labels; files that it does not name lose theirs. [default: as before for this folder; folder for a new store]",
+        metavar="folder|tags|FILE.csv|READER:PATH|none",
+        help="Genre labels, see `embedstore labels list`; files that it does not name lose theirs. [default: as before for this folder; folder for a new store]",
     ),
-    click.option("--path-column", help="CSV column that holds the path."),
-    click.option("--label-column", help="CSV column that holds the genre."),
-    click.option("--artist-column", help="CSV column that holds the artist."),
+    COLUMNS,
     click.option("--layers", metavar="all|0-6|3,5", help="Layers to keep; the network stops after the last one."),
     click.option(
         "--window",
@@ -130,12 +134,106 @@ TIMEOUT = click.option(
 RETRY = click.option("--retry-failed", is_flag=True, help="Try again the files that failed and have not changed.")
 
 
+class _Sizes(click.ParamType):  # type: ignore[type-arg]
+    """Whole numbers with commas between them."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is no list of whole numbers above 0, such as 280,560,840", param, ctx)
+        return tuple(map(int, parts))
+
+
+ASKED = _all(
+    click.option(
+        "--genres",
+        metavar="N|LIST|FILE",
+        help="First N in alphabetical order, or a,b,c, or a file with one per line. [default: all]",
+    ),
+    click.option(
+        "--multi-label", "multilabel", is_flag=True, help="Keep tracks of several genres: mAP and ROC-AUC per tag."
+    ),
+    click.option(
+        "--layer",
+        help="all, numbers, names, mean or concat (of layers), mix (learned weights); several with commas. [default: all]",
+    ),
+    click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True),
+    click.option(
+        "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Repetitions with other folds."
+    ),
+    click.option("--jobs", type=click.IntRange(min=1), help="Processes. [default: one per core]"),
+    click.option("--fresh", is_flag=True, help="Do not use what earlier runs finished."),
+)
+PROBING = _all(
+    click.option(
+        "--probe",
+        default="logistic",
+        show_default=True,
+        help="knn, logistic, ridge, centroid, mlp, genrenet, or a scikit-learn classifier by dotted path; several with commas.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(["marble", "hear", "dino", "seed"]),
+        help="Instead of --probe: the probe of a benchmark; seed: the lab's network, its own way and the clean one.",
+    ),
+    ASKED,
+    click.option(
+        "--split",
+        type=click.Choice(["cv", "loo", "official", "lab"]),
+        default="cv",
+        show_default=True,
+        help="Cross-validation, leave one group out (knn), the data set's own parts, or a random 30 % (as the lab did).",
+    ),
+    click.option(
+        "--group",
+        type=click.Choice(["artist", "none"]),
+        default="artist",
+        show_default=True,
+        help="What must not be on both sides of a split.",
+    ),
+    click.option("--train-sizes", type=_Sizes(), default=(), help="Learning curve: tracks in the training part."),
+    click.option("--shots", type=_Sizes(), default=(), help="Learning curve: training tracks per genre."),
+    click.option(
+        "--screen",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Fit only the N layers that rank best on each training part without training.",
+    ),
+    click.option("--quality", is_flag=True, help="Also measure the layers without training, and how alike they are."),
+)
+REPORT = _all(
+    click.option(
+        "--report",
+        "folder",
+        metavar="DIR",
+        type=click.Path(),
+        help="Write one HTML page, Markdown, JSON, CSV, LaTeX and plots there.",
+    ),
+    click.option(
+        "--track",
+        "tracker",
+        type=click.Choice(["wandb", "tensorboard"]),
+        help="Record the run; into DIR of --report, or ./runs.",
+    ),
+)
+
+
 class _Group(click.Group):
     """Turns what embedstore raises on purpose into one line and exit code 1; anything else is a bug and shows itself."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """List them in the order that a newcomer needs them."""
         return list(self.commands)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        said = shlex.join(["embedstore", *args])
+        ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta["command"] = said
+        return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
@@ -462,46 +560,111 @@ def search(query: str | None, store: str, as_json: bool, **options: Any) -> None
 
 @main.command()
 @STORE
-@click.option(
-    "--probe",
-    default="logistic",
-    show_default=True,
-    help="knn, logistic, mlp, or a scikit-learn classifier by dotted path.",
-)
-@click.option(
-    "--genres",
-    metavar="N|LIST|FILE",
-    help="First N in alphabetical order, or a,b,c, or a file with one per line. [default: all]",
-)
-@click.option(
-    "--layer",
-    default="all",
-    show_default=True,
-    help="all, a number, a name, mean (of layers) or mix (learned weights).",
-)
-@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Repetitions with other folds.")
-@click.option(
-    "--group",
-    type=click.Choice(["artist", "none"]),
-    default="artist",
-    show_default=True,
-    help="What must not be on both sides of a split.",
-)
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes. [default: one per core]")
-@click.option("--report", "folder", metavar="DIR", type=click.Path(), help="Write JSON, CSV and plots there.")
+@PROBING
+@click.option("--save", metavar="NAME", help="Keep the trained probe in the store, for `embedstore classify`.")
+@REPORT
 @JSON
-def probe(store: str, as_json: bool, folder: str | None, **options: Any) -> None:
-    """Measure what each layer knows about genre: grouped folds, choices made inside training, intervals, baselines."""
+@click.pass_context
+def probe(ctx: click.Context, /, store: str, as_json: bool, **options: Any) -> None:
+    """Measure what each layer knows about genre: grouped folds, choices made inside training, intervals, baselines.
+
+    What is finished is kept in the store: the same command goes on where it was stopped, or answers at once.
+    """
+    _probe(ctx, _open(store), as_json, **options)
+
+
+@main.command()
+@click.argument("stores", metavar="STORE_A STORE_B", nargs=2, type=click.Path())
+@PROBING
+@REPORT
+@JSON
+@click.pass_context
+def compare(ctx: click.Context, /, stores: tuple[str, str], as_json: bool, **options: Any) -> None:
+    """Compare two encoders on the tracks that both stores have: same folds, same seeds, paired tests."""
+    import probes
+
+    _probe(ctx, probes.side_by_side(*map(_open, stores)), as_json, **options)
+
+
+@main.command()
+@STORE
+@click.option(
+    "--probe", default="logistic", show_default=True, help="As of `embedstore probe`; one whose fits are quick."
+)
+@ASKED
+@click.option("--report", "folder", metavar="DIR", type=click.Path(), help="Write JSON, CSV and a plot there.")
+@JSON
+def audit(store: str, as_json: bool, folder: str | None, **options: Any) -> None:
+    """Show what the score owes to a track, album, artist or recording on both sides of a split.
+
+    The probe runs under no grouping and under ever stricter ones, on the same tracks and genres.
+    """
     import probes
     from embedstore import terminal
 
     if folder:
         probes.make_folder(folder)  # say now that it cannot be written, not after the work
-    with terminal.progress_bar("probing", quiet=as_json) as tell:
-        report = probes.evaluate(_open(store), progress=lambda d, t: tell(d, t, ""), **options)
+    opened, fresh = _open(store), options.pop("fresh")
+    with terminal.progress_bar("auditing", quiet=as_json) as tell:
+        cells = None if fresh else opened.path / "cells"
+        report = probes.audit_leaks(opened, cells=cells, progress=lambda d, t: tell(d, t, ""), **options)
     files = probes.write_report(report, folder) if folder else []
     _show(report.to_dict(), as_json, lambda _: probes.print_report(report, files))
+
+
+@main.command()
+@click.argument("audio_dir", required=False, type=click.Path())
+@STORE
+@DEVICE
+@JOBS
+@LIMIT
+@TIMEOUT
+@JSON
+@click.pass_context
+def baselines(ctx: click.Context, /, audio_dir: str | None, store: str, as_json: bool, **options: Any) -> None:
+    """Build what probes are compared with: MFCC statistics, and the store's own network with random weights.
+
+    They are stores inside the store. AUDIO_DIR is where its music is; by default the folders that it was built from.
+    """
+    from embedstore import terminal
+    from embedstore.baselines import build_baselines
+
+    _end_politely()
+    with terminal.progress_bar("encoding", quiet=as_json) as tell:
+        reports = build_baselines(_open(store), audio_dir, progress=lambda _: _Follow(tell), **options)
+    _show({name: report.to_dict() for name, report in reports.items()}, as_json, display.show_baselines)
+    ctx.exit(1 if any(report.interrupted or not report.usable for report in reports.values()) else 0)
+
+
+@main.command()
+@click.argument("audio", metavar="AUDIO...", nargs=-1, required=True, type=click.Path())
+@STORE
+@click.option("--probe", metavar="NAME|FILE", help="A saved probe. [default: the only one of the store]")
+@click.option("--abstain", type=click.FloatRange(0, 1), metavar="P", help="Say 'not sure' below this probability.")
+@click.option(
+    "--risk", type=float, metavar="R", help="Say it where needed to keep wrong answers to this share, such as 0.2."
+)
+@click.option("--top", type=click.IntRange(min=1), default=2, show_default=True, help="Genres to show.")
+@MODEL
+@DEVICES
+@JOBS
+@TIMEOUT
+@TRUST
+@JSON
+@click.pass_context
+def classify(ctx: click.Context, /, audio: tuple[str, ...], store: str, as_json: bool, **options: Any) -> None:
+    """Name the genres of AUDIO, files or folders, by a probe that `embedstore probe --save NAME` has kept.
+
+    The probabilities are calibrated. Nothing is stored; what the store holds already is not encoded.
+    """
+    import probes
+    from embedstore import terminal
+
+    _end_politely()
+    with terminal.progress_bar("encoding", quiet=as_json) as tell:
+        found = probes.classify(_open(store), audio, progress=_Follow(tell), **options)
+    _show(found.to_dict(), as_json, display.show_classify)
+    ctx.exit(1 if found.failed else 0)
 
 
 @main.command()
@@ -535,6 +698,47 @@ def export(target: str, store: str, as_json: bool, **options: Any) -> None:
     _show(asdict(report), as_json, display.show_export)
 
 
+@main.group()
+def labels() -> None:
+    """Look at genre labels before anything is encoded: whose they are, what they cover, what is wrong with them."""
+
+
+@labels.command()
+@click.argument("source")
+@click.argument("audio_dir", type=click.Path())
+@COLUMNS
+@JSON
+@click.pass_context
+def check(ctx: click.Context, /, source: str, audio_dir: str, as_json: bool, **columns: str | None) -> None:
+    """Say what SOURCE knows about the audio files under AUDIO_DIR, and what would spoil a measurement.
+
+    \b
+    SOURCE is what --labels takes, such as
+      folder | tags             genre folders; the tags inside the files
+      FILE.csv                  any table; Spotify Tracks, FMA and MTG-Jamendo are known by their headers
+      spotify:FILE.csv          Spotify Tracks, by track id in the file name, else by artist and title in the tags
+      gtzan | gtzan:LISTS       fault-filtered; the lists of the split from torchaudio, or from a folder
+      fma:tracks.csv#small      the small set of FMA; without the #, all of it
+      jamendo:DIR#split-2,all   MTG-Jamendo, split 2, tags of all kinds; without the #, genres of split 0
+    The exit code is 1 if no file gets a genre.
+    """  # noqa: D301 - \b is click's mark for a block that is not rewrapped
+    from embedstore.labels.check import check_labels
+
+    named = _columns(*(columns[f"{name}_column"] for name in ("path", "label", "artist")))
+    report = check_labels(source, audio_dir, columns=named)
+    _show(report.to_dict(), as_json, display.show_labels)
+    ctx.exit(0 if report.with_genre else 1)
+
+
+@labels.command("list")
+@JSON
+def list_labels(as_json: bool) -> None:
+    """List the label readers, with licence, citation and home page of the data sets."""
+    from embedstore.labels.check import list_readers
+
+    _show(list_readers(), as_json, display.show_readers)
+
+
 @main.command()
 @JSON
 def plugins(as_json: bool) -> None:
@@ -561,15 +765,18 @@ def doctor(ctx: click.Context, /, as_json: bool) -> None:
 
 def _build_arguments(**options: Any) -> dict[str, Any]:
     """Sort `build`'s options into the library's arguments."""
-    from embedstore.labels import Columns
     from embedstore.options import EncoderOptions
 
     names = ("model", "layers", "window", "hop", "normalise", "precision", "trust_remote_code", "seed", "device")
     network = {name: options.pop(name) for name in names}
-    columns = Columns(
-        path=options.pop("path_column"), genre=options.pop("label_column"), artist=options.pop("artist_column")
-    )
+    columns = _columns(*(options.pop(f"{name}_column") for name in ("path", "label", "artist")))
     return {"encoder": EncoderOptions(name=options.pop("encoder"), **network), "columns": columns, **options}
+
+
+def _columns(path: str | None, genre: str | None, artist: str | None) -> Any:
+    from embedstore.labels import Columns
+
+    return Columns(path=path, genre=genre, artist=artist)
 
 
 def _end_politely() -> None:
@@ -593,6 +800,40 @@ class _Follow:
         self.tell(
             done, total, f"{self.seconds / 60:.0f} min of sound" + (f", {self.failed} failed" if self.failed else "")
         )
+
+
+def _probe(
+    ctx: click.Context,
+    source: Any,
+    as_json: bool,
+    *,
+    folder: str | None,
+    tracker: str | None,
+    fresh: bool,
+    **options: Any,
+) -> None:
+    """Run probes and show what they found; the work that is finished stays in the (first) store."""
+    import probes
+    from embedstore import terminal
+
+    if folder:
+        probes.make_folder(folder)  # say now that it cannot be written, not after the work
+    if tracker:
+        probes.check_tracker(tracker)
+    home = next(iter(source.values())) if isinstance(source, dict) else source
+    given = {name: value for name, value in options.items() if value is not None}
+    with terminal.progress_bar("probing", quiet=as_json) as tell:
+        found = probes.run(
+            source,
+            cells=None if fresh else home.path / "cells",
+            command=ctx.meta["command"],
+            progress=lambda done, total: tell(done, total, ""),
+            **given,
+        )
+    files = probes.write_report(found, folder) if folder else []
+    _show(found.to_dict(), as_json, lambda _: probes.print_report(found, files))
+    if tracker:
+        probes.track(found, tracker, folder)
 
 
 def _open(store: str) -> Any:

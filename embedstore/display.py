@@ -8,7 +8,9 @@ from embedstore.terminal import below_here, counts, hms, say, show_table, size
 
 __all__ = [
     "MENDING",
+    "show_baselines",
     "show_build",
+    "show_classify",
     "show_compact",
     "show_doctor",
     "show_estimate",
@@ -16,10 +18,12 @@ __all__ = [
     "show_failures",
     "show_index",
     "show_info",
+    "show_labels",
     "show_merge",
     "show_plan",
     "show_plugins",
     "show_prune",
+    "show_readers",
     "show_remove",
     "show_search",
     "show_shards",
@@ -29,6 +33,7 @@ __all__ = [
 MENDING = (
     "what is damaged is left out; `embedstore verify --repair` moves it away, the next build encodes its tracks again"
 )
+_FACTS = {"data set": "name", "licence": "licence", "citation": "citation", "home page": "url"}
 
 
 def show_build(report: dict[str, Any]) -> None:
@@ -55,6 +60,13 @@ def show_build(report: dict[str, Any]) -> None:
         say("see: embedstore failures", err=True)
     if report["interrupted"]:
         say("interrupted: what was finished is stored; the same command goes on from here", err=True)
+
+
+def show_baselines(reports: dict[str, Any]) -> None:
+    """Say what the build of each baseline did."""
+    for name, report in reports.items():
+        say(f"{name.replace('_', ' ')}:")
+        show_build(report)
 
 
 def show_plan(report: dict[str, Any]) -> None:
@@ -240,6 +252,53 @@ def show_search(result: dict[str, Any]) -> None:
     ]
     title = f"nearest to {result['query']}, layer {result['layer']} (cosine similarity)"
     show_table(("rank>", "score>", "genre", "artist", "title", "path"), rows, title=title)
+
+
+def show_classify(found: dict[str, Any]) -> None:
+    """List genres by file; files that could not be heard are told on stderr."""
+    for note in found["notes"]:
+        say("note: " + note, err=True)
+    for answer in found["answers"]:
+        if "error" in answer:
+            say(f"{answer['path']}: {answer['error']}", err=True)
+    rows = []
+    for answer in (one for one in found["answers"] if "ranking" in one):
+        first, *others = [f"{one['genre']} {one['probability']:.2f}" for one in answer["ranking"]]
+        rows.append((below_here(answer["path"]), answer["genre"] or "not sure", first, ", ".join(others)))
+    title = f"genres by the probe {found['probe']}"
+    if found["threshold"]:
+        title += f", where the first has at least {found['threshold']:.2f}"
+    if found["coverage"] is not None:
+        title += f" (as {100 * found['coverage']:.0f} % of the tracks had that it was calibrated on)"
+    show_table(("file", "genre", "first", "then"), rows, title=title)
+
+
+def show_labels(report: dict[str, Any]) -> None:
+    """Show what labels are worth."""
+    facts = report["dataset"] or {}
+    rows = [
+        ("files", f"{report['labelled']} of {report['files']} labelled, {report['with_genre']} with a genre"),
+        ("rows", f"{report['used_rows']} of {report['rows']} mean a file"),
+        ("genres", f"{len(report['genres'])}: {counts(report['genres'])}" if report["genres"] else "none"),
+        ("artists", f"{len(report['artists'])}: {counts(report['artists'], 5)}" if report["artists"] else "none"),
+        ("albums", len(report["albums"])),
+        ("official split", counts(report["splits"]) or "none"),
+        *((name, facts[key]) for name, key in _FACTS.items() if facts),
+        *(("known fault", fault) for fault in facts.get("faults", ())),
+        *(("found", problem) for problem in report["problems"]),
+        *(("warning", warning) for warning in report["warnings"]),
+    ]
+    show_table(("", ""), rows, title=f"{report['source']} for {below_here(report['audio_dir'])}")
+
+
+def show_readers(readers: list[dict[str, Any]]) -> None:
+    """List the label readers and whose data sets they read."""
+    rows = []
+    for reader in readers:
+        facts = reader["dataset"] or {"name": "any files"}
+        rows += [(reader["name"], "", facts["name"])]
+        rows += [("", name, facts[key]) for name, key in _FACTS.items() if key != "name" and key in facts]
+    show_table(("reader", "", "data set"), rows)
 
 
 def show_plugins(rooms: dict[str, dict[str, str]]) -> None:

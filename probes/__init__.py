@@ -2,7 +2,7 @@
 
 >>> import probes
 >>> sorted(probes.BUILTIN)
-['knn', 'logistic', 'mlp']
+['centroid', 'genrenet', 'knn', 'logistic', 'mlp', 'ridge']
 """
 
 from __future__ import annotations
@@ -12,15 +12,31 @@ from typing import Any
 
 # name -> module: resolved on first use, so that `import probes` loads neither scikit-learn nor torch
 _PUBLIC = {
+    "AuditReport": "probes.audit",
     "BUILTIN": "probes.base",
+    "PRESETS": "probes.presets",
     "ProbeReport": "probes.results",
+    "Protocol": "probes.protocol",
+    "Study": "probes.results",
+    "SavedProbe": "probes.saved",
+    "audit_leaks": "probes.audit",
+    "classify": "probes.classification",
+    "check_tracker": "probes.tracking",
+    "compare": "probes.evaluation",
     "evaluate": "probes.evaluation",
+    "keep_probe": "probes.saved",
     "load_probe": "probes.base",
     "make_folder": "probes.report",
     "print_report": "probes.report",
+    "run": "probes.presets",
+    "side_by_side": "probes.evaluation",
+    "study": "probes.evaluation",
+    "track": "probes.tracking",
     "write_report": "probes.report",
 }
-__all__ = ["BUILTIN", "ProbeReport", "evaluate", "load_probe", "make_folder", "print_report", "write_report"]
+__all__ = [  # noqa: PLE0604 - they are names
+    *_PUBLIC,
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,11 @@
 
 The sweep hands a probe many problems (layers, folds) and many settings in one call. A probe that can share work between
 them (one similarity product for every k, one rotation for every C, one stacked network for every layer) offers
-``predict_settings``; any other estimator is fitted once for each, by `predict_one_by_one`, which is also the oracle of
-the fast ones.
+``score_settings``; any other estimator is fitted once for each, by `score_one_by_one`, which is also the oracle of the
+fast ones.
+
+Probes answer in scores, one per class or tag, higher is likelier: the highest names the genre (`predictions`), their order
+gives average precision, and a temperature turns them into probabilities.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,16 +29,20 @@ __all__ = [
     "Probe",
     "Problem",
     "load_probe",
-    "predict_one_by_one",
-    "predict_settings",
+    "predictions",
+    "score_one_by_one",
+    "score_settings",
     "seeded",
     "settings_of",
 ]
 
 BUILTIN = {
+    "centroid": "probes.centroid:CentroidProbe",
+    "genrenet": "probes.genrenet:GenreNetProbe",
     "knn": "probes.knn:KNNProbe",
     "logistic": "probes.logistic:LogisticProbe",
     "mlp": "probes.mlp:MLPProbe",
+    "ridge": "probes.ridge:RidgeProbe",
 }
 
 Ints = NDArray[np.int64]
@@ -49,18 +58,46 @@ class Problem:
     ----------
     x_train : float64 array, shape (n_train, dim)
         Already scaled with the mean and deviation of these very rows.
-    y_train : int64 array, shape (n_train,)
-        Class numbers.
+    y_train : int64 array, shape (n_train,), or (n_train, n_classes)
+        Class numbers; or for several tags a track, 1 where a tag is given and 0 where it is not.
     x_eval : float64 array, shape (n_eval, dim)
         Scaled with the training part's mean and deviation.
     groups : int64 array, shape (n_train,)
         Rows of one group belong together: a probe that holds rows out for itself never divides a group.
+    n_classes : int
+        Classes or tags of the task; some may be missing in this training part. 0: as many as `y_train` shows.
     """
 
     x_train: Matrix
     y_train: Ints
     x_eval: Matrix
     groups: Ints
+    n_classes: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.n_classes:
+            shown = self.y_train.shape[1] if self.multilabel else int(self.y_train.max(initial=-1)) + 1
+            object.__setattr__(self, "n_classes", shown)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a row may have several tags."""
+        return self.y_train.ndim == 2
+
+    @property
+    def taught(self) -> Ints:
+        """Numbers of the classes that training rows have; of the tags that some of them have and some lack."""
+        y = self.y_train
+        return np.flatnonzero(y.any(0) & ~y.all(0)) if self.multilabel else np.unique(y)
+
+    def spread(self, scores: Matrix) -> Matrix:
+        """Put scores of what is taught, shape (..., n_taught), in their columns, shape (..., n_classes).
+
+        A class that is not taught scores -inf, a tag 0.
+        """
+        full = np.full((*scores.shape[:-1], self.n_classes), 0.0 if self.multilabel else -np.inf)
+        full[..., self.taught] = scores
+        return full
 
     def __repr__(self) -> str:
         return f"Problem(train {self.x_train.shape}, eval {self.x_eval.shape})"
@@ -71,7 +108,9 @@ class Probe(Protocol):
 
     A probe may also have ``grid`` (a sequence of settings, from the most to the least regularised: the first of equals
     is chosen), ``inner_folds`` (2 when fits are costly; default: every fold left over) and
-    ``predict_settings(problems, settings)``, which gives for each problem an int64 array (n_settings, n_eval).
+    ``score_settings(problems, settings)``, which gives for each problem a float64 array (n_settings, n_eval, n_classes):
+    higher is likelier, -inf for a class that the training part lacks. One that offers it and sets ``multilabel = True``
+    also takes problems with several tags a row; for all others one copy is fitted per tag.
     """
 
     def fit(self, X: Matrix, y: Ints) -> Any:  # noqa: N803  # scikit-learn's name
@@ -110,7 +149,7 @@ def load_probe(probe: str | Probe) -> Any:
     >>> load_probe("knm")
     Traceback (most recent call last):
         ...
-    embedstore.errors.UnknownNameError: unknown probe 'knm'; did you mean 'knn'? known: knn, logistic, mlp
+    embedstore.errors.UnknownNameError: unknown probe 'knm'; did you mean 'knn'? known: centroid, genrenet, knn, logistic, mlp, ridge
     """
     if not isinstance(probe, str):
         if inspect.isclass(probe) or not _is_classifier(probe):
@@ -164,27 +203,63 @@ def settings_of(probe: Any) -> tuple[dict[str, Any], ...]:
     return tuple(dict(setting) for setting in getattr(probe, "grid", [{}]))
 
 
-def predict_settings(probe: Any, problems: Iterable[Problem], settings: Sequence[Setting]) -> list[Ints]:
-    """Fit every setting on every problem and predict its evaluation rows.
+def score_settings(probe: Any, problems: Iterable[Problem], settings: Sequence[Setting]) -> list[Matrix]:
+    """Fit every setting on every problem and score its evaluation rows.
 
     Returns
     -------
-    list of int64 arrays, each shape (n_settings, n_eval)
-        One per problem: predicted class numbers.
+    list of float64 arrays, each shape (n_settings, n_eval, n_classes)
+        One per problem; higher is likelier.
     """
-    batched = getattr(probe, "predict_settings", None)
-    return list(batched(problems, settings)) if batched else predict_one_by_one(probe, problems, settings)
+    batched = getattr(probe, "score_settings", None)
+    problems = iter(problems)  # a sweep makes them as they are asked for
+    first = next(problems, None)
+    if first is None:
+        return []
+    if batched is None or (first.multilabel and not getattr(probe, "multilabel", False)):
+        batched = partial(score_one_by_one, probe)
+    return list(batched(chain([first], problems), settings))
 
 
-def predict_one_by_one(probe: Any, problems: Iterable[Problem], settings: Sequence[Setting]) -> list[Ints]:
-    """Do what `predict_settings` does with one fit for each problem and setting: the plain twin."""
+def score_one_by_one(probe: Any, problems: Iterable[Problem], settings: Sequence[Setting]) -> list[Matrix]:
+    """Do what `score_settings` does with one fit for each problem and setting (and tag): the plain twin."""
+    return [np.stack([_score(probe, problem, setting) for setting in settings]) for problem in problems]
+
+
+def _score(probe: Any, problem: Problem, setting: Setting) -> Matrix:
     from sklearn.base import clone
 
-    takes_groups = "groups" in inspect.signature(probe.fit).parameters
-    results = []
-    for problem in problems:
-        extra = {"groups": problem.groups} if takes_groups else {}
-        models = [clone(probe).set_params(**setting) for setting in settings]
-        fitted = [model.fit(problem.x_train, problem.y_train, **extra) for model in models]
-        results.append(np.stack([model.predict(problem.x_eval) for model in fitted]).astype(np.int64))
-    return results
+    if problem.multilabel:
+        return np.stack([_score_tag(probe, problem, tag, setting) for tag in range(problem.n_classes)], axis=1)
+    model = clone(probe).set_params(**setting)
+    extra = {"groups": problem.groups} if "groups" in inspect.signature(model.fit).parameters else {}
+    model.fit(problem.x_train, problem.y_train, **extra)
+    scores = problem.spread(_graded(model, problem))
+    chosen = np.asarray(model.predict(problem.x_eval), dtype=np.int64)
+    at_odds = np.flatnonzero(predictions(scores) != chosen)  # its own word counts: a threshold, a rule for ties
+    scores[at_odds, chosen[at_odds]] = np.nextafter(scores[at_odds].max(1), np.inf)
+    return scores
+
+
+def _graded(model: Any, problem: Problem) -> Matrix:
+    """Take the finest scores that a classifier has, shape (n_eval, n_taught)."""
+    for method in ("decision_function", "predict_proba"):
+        if hasattr(model, method):
+            scores = np.asarray(getattr(model, method)(problem.x_eval), dtype=np.float64)
+            # one number for two classes is their difference: the log-odds, where there are any
+            return np.stack([-scores, scores], axis=1) / 2 if scores.ndim == 1 else scores
+    return np.asarray(model.predict(problem.x_eval)[:, None] == problem.taught, dtype=np.float64)
+
+
+def _score_tag(probe: Any, problem: Problem, tag: int, setting: Setting) -> Matrix:
+    """Score one tag against its absence, shape (n_eval,); 0 for a tag that all or no training rows have."""
+    given = problem.y_train[:, tag]
+    if given.min() == given.max():
+        return np.zeros(len(problem.x_eval))
+    scores = _score(probe, Problem(problem.x_train, given, problem.x_eval, problem.groups), setting)
+    return np.asarray(scores[:, 1] - scores[:, 0])
+
+
+def predictions(scores: Matrix) -> Ints:
+    """Name the class with the highest score, shape (...,); the first of equals."""
+    return np.asarray(scores.argmax(-1), dtype=np.int64)

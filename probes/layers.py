@@ -1,22 +1,25 @@
-"""Features of a probe: each layer, the mean of layers, or a learned mix of them."""
+"""Features of a probe: each layer, the mean of layers, all side by side, or a learned mix of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import ParameterError, UnknownNameError
+from embedstore.labels import data_set_of
 from embedstore.types import Layer, LayerMatrix, TrackLabels
 
-__all__ = ["Feature", "LayerMix", "Source", "load_features", "open_source"]
+__all__ = ["Feature", "Source", "load_features", "open_source"]
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 Ints = NDArray[np.int64]
+JOINT = ("mean", "concat", "mix")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -26,7 +29,7 @@ class Feature:
     Attributes
     ----------
     layer : int or str
-        Number, ``"mean"`` or ``"mix"``.
+        Number, ``"mean"``, ``"concat"`` or ``"mix"``.
     name : str
     values : float32 array, shape (n_layers, n_tracks, dim)
         One layer, or for a mix all of them.
@@ -45,16 +48,31 @@ class Feature:
 
 @dataclass(frozen=True, repr=False)
 class Source:
-    """Where vectors and labels come from: a store, or matrices in memory."""
+    """Where vectors and labels come from: a store, or matrices in memory.
+
+    `default` is the number of the layer that stands for the sound; `seconds` gives the length of each track by its key.
+    """
 
     keys: Ints
     layers: tuple[Layer, ...]
     read: Callable[[int], LayerMatrix]
     labels: Mapping[int, TrackLabels]
     about: Mapping[str, Any]
+    default: int = 0
+    seconds: Callable[[], Mapping[int, float]] | None = None
+
+    def near_duplicates(self, keys: Ints) -> Ints | None:
+        """Find tracks that are one recording: pairs of places in `keys`, shape (m, 2); None without their lengths."""
+        if self.seconds is None or not len(keys):
+            return None
+        from probes.duplicates import near_duplicates
+
+        known = self.seconds()
+        vectors = _rows(self, next(layer for layer in self.layers if layer.number == self.default), keys)
+        return near_duplicates(vectors, np.array([known[int(key)] for key in keys])).rows
 
 
-def open_source(source: Any, labels: Mapping[int, TrackLabels] | None = None) -> Source:
+def open_source(source: Any, labels: Mapping[int, TrackLabels] | None = None, *, labelled: bool = True) -> Source:
     """See a store, or matrices with labels, in one way.
 
     Parameters
@@ -62,17 +80,28 @@ def open_source(source: Any, labels: Mapping[int, TrackLabels] | None = None) ->
     source : EmbeddingStore, or mapping of anything to LayerMatrix, or sequence of LayerMatrix
     labels : mapping of key to TrackLabels, optional
         In place of the store's; needed with matrices.
+    labelled : bool
+        Whether labels are wanted at all.
     """
     if hasattr(source, "card") and hasattr(source, "layer"):
-        about = {"encoder": source.card.name, "model": source.card.model, "store": str(getattr(source, "path", ""))}
+        card = source.card
+        about = {"encoder": card.name, "model": card.model, "store": str(getattr(source, "path", ""))}
+        for name in ("licence", "paper"):
+            about |= {name: said} if (said := getattr(card, name, "")) else {}
         fingerprint = getattr(source, "fingerprint", None)
         about |= {"fingerprint": str(fingerprint)} if fingerprint else {}
-        found = source.labels() if labels is None else labels
-        return Source(np.asarray(source.keys()), tuple(source.card.layers), source.layer, found, about)
+        found = (source.labels() if labels is None else labels) if labelled else {}
+        about |= {"labels": said} if (said := _said_by(found)) else {}
+
+        def seconds() -> dict[int, float]:
+            return {track.key: track.seconds for tracks in source.iter_tracks() for track in tracks}
+
+        keys, default = np.asarray(source.keys()), card.default_layer
+        return Source(keys, tuple(card.layers), source.layer, found, about, default, seconds)
     matrices = list(source.values() if isinstance(source, Mapping) else source)
     if not matrices or not all(isinstance(matrix, LayerMatrix) for matrix in matrices):
         raise ParameterError(f"a probe reads an open store, or LayerMatrix objects; got {type(source).__name__}")
-    if labels is None:
+    if labels is None and labelled:
         raise ParameterError("matrices have no labels of their own: pass labels={key: TrackLabels(...)}")
     by_number = {matrix.layer: matrix for matrix in matrices}
     if len(by_number) < len(matrices):
@@ -82,7 +111,18 @@ def open_source(source: Any, labels: Mapping[int, TrackLabels] | None = None) ->
             f"each layer needs the same keys; got {[len(matrix) for matrix in matrices]} rows, or others"
         )
     layers = tuple(Layer(m.layer, m.name, m.values.shape[1]) for _, m in sorted(by_number.items()))
-    return Source(matrices[0].keys, layers, by_number.__getitem__, labels, {})
+    middle = layers[len(layers) // 2].number
+    return Source(matrices[0].keys, layers, by_number.__getitem__, labels or {}, {}, middle)
+
+
+def _said_by(labels: Mapping[int, TrackLabels]) -> dict[str, Any]:
+    """Describe where most labels come from, and the data set that it is."""
+    sources = Counter(track.source for track in labels.values() if track.source)
+    if not sources:
+        return {}
+    source = sources.most_common(1)[0][0]
+    known = data_set_of(source)
+    return {"source": source} | ({} if known is None else asdict(known))
 
 
 def load_features(source: Source, which: int | str | Sequence[int | str], keys: Ints) -> tuple[Feature, ...]:
@@ -92,7 +132,8 @@ def load_features(source: Source, which: int | str | Sequence[int | str], keys: 
     ----------
     source : Source
     which : int, str, or sequence of them
-        ``"all"`` (one feature per layer), a number, a name, several of these, ``"mean"``, or ``"mix"``.
+        ``"all"`` (one feature per layer), numbers, names (several with commas); ``"mean"``, ``"concat"`` (side by side) and
+        ``"mix"`` (learned weights) of all layers.
     keys : int64 array, shape (n_tracks,)
 
     Raises
@@ -102,26 +143,35 @@ def load_features(source: Source, which: int | str | Sequence[int | str], keys: 
     ParameterError
         Mean or mix of layers of different width; rows that are missing or not finite.
     """
-    if which in ("mean", "mix"):
-        widths = {layer.dim for layer in source.layers}
-        if len(widths) > 1:
-            listed = ", ".join(f"{_title(layer)}: {layer.dim}" for layer in source.layers)
-            raise ParameterError(
-                f"the {which} of layers needs layers of one width; here the widths are {listed}; use --layer all or a number"
-            )
-        stack = np.stack([_rows(source, layer, keys) for layer in source.layers])
-        values = stack.mean(0, keepdims=True, dtype=np.float64).astype(np.float32) if which == "mean" else stack
-        return (
-            Feature(which, f"{which} of {len(stack)} layers", values, tuple(layer.name for layer in source.layers)),
-        )
-    if isinstance(which, str):
-        which = [part.strip() for part in which.split(",")]
-    asked = (
-        list(source.layers) if which == ["all"] else _find(source.layers, [which] if isinstance(which, int) else which)
-    )
-    if not asked:
+    parts = [which] if isinstance(which, int) else which.split(",") if isinstance(which, str) else which
+    asked = [part.strip() if isinstance(part, str) else part for part in parts]
+    joint = [name for name in JOINT if name in asked]
+    single = [part for part in asked if part not in JOINT]
+    layers = list(source.layers) if "all" in single else _find(source.layers, single)
+    if not layers and not joint:
         raise ParameterError("no layer is asked for; give 'all', a number or a name")
-    return tuple(Feature(layer.number, layer.name, _rows(source, layer, keys)[None], (layer.name,)) for layer in asked)
+    features = [Feature(layer.number, layer.name, _rows(source, layer, keys)[None], (layer.name,)) for layer in layers]
+    return (*features, *_join(source, joint, keys))
+
+
+def _join(source: Source, joint: Sequence[str], keys: Ints) -> Iterator[Feature]:
+    """Make features of all layers together."""
+    if not joint:
+        return
+    widths = {layer.dim for layer in source.layers}
+    if len(widths) > 1 and joint != ["concat"]:
+        listed = ", ".join(f"{_title(layer)}: {layer.dim}" for layer in source.layers)
+        raise ParameterError(
+            f"the {joint[0]} of layers needs layers of one width; here the widths are {listed}; "
+            "use --layer all, concat or a number"
+        )
+    rows, names = [_rows(source, layer, keys) for layer in source.layers], tuple(layer.name for layer in source.layers)
+    for which in joint:
+        if which == "mean":
+            values = np.stack(rows).mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
+        else:
+            values = np.concatenate(rows, axis=1)[None] if which == "concat" else np.stack(rows)
+        yield Feature(which, f"{which} of {len(rows)} layers", values, names)
 
 
 def _find(layers: Sequence[Layer], asked: Iterable[int | str]) -> list[Layer]:
@@ -130,7 +180,7 @@ def _find(layers: Sequence[Layer], asked: Iterable[int | str]) -> list[Layer]:
         hits = [layer for layer in layers if which in (layer.number, layer.name, str(layer.number))]
         if not hits:
             listed = ", ".join(_title(layer) for layer in layers)
-            raise UnknownNameError(f"there is no layer {which!r}; known: all, mean, mix, {listed}")
+            raise UnknownNameError(f"there is no layer {which!r}; known: all, {', '.join(JOINT)}, {listed}")
         found += [layer for layer in hits if layer not in found]
     return sorted(found, key=lambda layer: layer.number)
 
@@ -150,57 +200,3 @@ def _rows(source: Source, layer: Layer, keys: Ints) -> Floats:
     if bad:
         raise ParameterError(f"layer {_title(layer)} has {bad} rows that are not finite (NaN or infinite)")
     return values
-
-
-class LayerMix:
-    """Softmax-weighted sum of layers, the weights learned together with a linear classifier.
-
-    The objective is that of a logistic regression on the mix (mean cross-entropy + |w|^2 / (2 C n)), minimised over the
-    classifier and the layer weights at once by L-BFGS; the start is equal weights. Two matrix products per step, over all
-    layers at once. (The idea: Peters et al. 2018, arXiv:1802.05365, section 3.2; SUPERB uses it to probe speech models.)
-
-    Attributes
-    ----------
-    weights_ : float64 array, shape (n_layers,)
-        Positive, with sum 1.
-    loss_ : float
-        Objective reached.
-    """
-
-    def __init__(self, C: float = 0.01, tol: float = 1e-5, max_iter: int = 500) -> None:  # noqa: N803
-        self.C = C
-        self.tol = tol
-        self.max_iter = max_iter
-
-    def fit(self, layers: Matrix, y: Ints) -> LayerMix:
-        """Learn from standardised layers, shape (n_layers, n, dim), and class numbers, shape (n,)."""
-        from scipy.optimize import minimize
-        from scipy.special import log_softmax, softmax
-
-        n_layers, n, dim = layers.shape
-        classes, codes = np.unique(y, return_inverse=True)
-        target = np.eye(len(classes))[codes]
-        flat = layers.reshape(n_layers * n, dim)
-        penalty = 1 / (self.C * n)
-
-        def objective(point: Matrix) -> tuple[float, Matrix]:
-            mixing = softmax(point[:n_layers])
-            head = point[n_layers:].reshape(dim + 1, len(classes))
-            each = (flat @ head[1:]).reshape(n_layers, n, -1)
-            logs = log_softmax(np.tensordot(mixing, each, 1) + head[0], axis=1)
-            error = (np.exp(logs) - target) / n
-            loss = -(logs * target).sum() / n + 0.5 * penalty * (head[1:] ** 2).sum()
-            toward = np.tensordot(each, error, 2)  # of each layer's weight
-            slope = flat.T @ (mixing[:, None, None] * error).reshape(n_layers * n, -1) + penalty * head[1:]
-            gradient = [mixing * (toward - mixing @ toward), error.sum(0), slope.ravel()]
-            return float(loss), np.concatenate(gradient)
-
-        start = np.zeros(n_layers + (dim + 1) * len(classes))
-        options = {"gtol": self.tol, "ftol": 1e-10, "maxiter": self.max_iter, "maxfun": 2 * self.max_iter}
-        end = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-        self.weights_, self.loss_ = softmax(end.x[:n_layers]), float(end.fun)
-        return self
-
-    def transform(self, layers: Matrix) -> Matrix:
-        """Mix layers, shape (n_layers, n, dim), into (n, dim)."""
-        return np.asarray(np.tensordot(self.weights_, layers, 1))

@@ -5,6 +5,11 @@ all layers, seeds and bootstrap resamples. A class that was neither true nor pre
 ``zero_division=0``; `macro_f1` then averages over all classes, or with ``absent="skip"`` over those with support.
 Balanced accuracy is the mean recall over the classes with support, as in scikit-learn.
 Macro-F1 is the mean of the classes' F1, not the F1 of mean precision and recall (Opitz and Burst 2019, arXiv:1911.03347).
+
+With several tags a track, each tag ranks the tracks by its score. Tracks with equal scores share a place: they enter the
+precision of `average_precision` together, and count half in `roc_auc` (Hanley and McNeil 1982, Radiology 143:29), both as
+in scikit-learn. A tag that no track has, or that all have, cannot be ranked: its measures are nan, and `mean_over_tags`
+leaves it out; ``rankable(y).sum()`` tells over how many tags the mean goes.
 """
 
 from __future__ import annotations
@@ -15,7 +20,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Tallies", "accuracy", "balanced_accuracy", "confusion", "f1_per_class", "macro_f1", "tally"]
+__all__ = [
+    "Tallies",
+    "accuracy",
+    "average_precision",
+    "balanced_accuracy",
+    "confusion",
+    "f1_per_class",
+    "macro_f1",
+    "mean_over_tags",
+    "rankable",
+    "roc_auc",
+    "tally",
+]
 
 Ints = NDArray[np.int64]
 Array = NDArray[Any]
@@ -104,3 +121,66 @@ def balanced_accuracy(t: Tallies) -> Array:
 def _mean_over_present(values: Array, support: Array) -> Array:
     present = support > 0
     return np.asarray((values * present).sum(-1) / np.maximum(present.sum(-1), 1))[()]
+
+
+def rankable(y: Ints) -> NDArray[np.bool_]:
+    """Tell which tags some tracks of `y`, shape (n, n_tags), have and some have not."""
+    return np.asarray((y.min(0) == 0) & (y.max(0) == 1))
+
+
+def mean_over_tags(values: Array) -> Array:
+    """Average the last axis without its nan: mAP of average precisions, macro ROC-AUC of areas; nan if nothing is left."""
+    known = ~np.isnan(values)
+    return np.asarray(np.where(known, values, 0).sum(-1) / np.where(known.any(-1), known.sum(-1), np.nan))[()]
+
+
+def average_precision(y: Ints, scores: Array) -> Array:
+    """Mean over a tag's tracks of the precision among all tracks that score no lower.
+
+    Parameters
+    ----------
+    y : int64 array, shape (n, n_tags)
+        1 where a track has a tag, else 0.
+    scores : float array, shape (..., n, n_tags)
+        Higher is likelier.
+
+    Returns
+    -------
+    float64 array, shape (..., n_tags)
+        As `sklearn.metrics.average_precision_score`; nan for tags that are not `rankable`.
+
+    >>> average_precision(np.array([[1], [0], [1]]), np.array([[0.9], [0.5], [0.1]])).round(3)
+    array([0.833])
+    """
+    hits, _, last = _ranked(y, scores)
+    precision = np.take_along_axis(hits.cumsum(-1), last, -1) / (last + 1)
+    found = hits.sum(-1)
+    return np.where(rankable(y), (hits * precision).sum(-1) / np.maximum(found, 1), np.nan)
+
+
+def roc_auc(y: Ints, scores: Array) -> Array:
+    """Chance that a track with the tag scores higher than one without, equal scores counted half.
+
+    Shapes as in `average_precision`; equals `sklearn.metrics.roc_auc_score`.
+
+    >>> roc_auc(np.array([[1], [0], [1]]), np.array([[0.9], [0.5], [0.1]]))
+    array([0.5])
+    """
+    hits, first, last = _ranked(y, scores)
+    found = hits.sum(-1)
+    above = (hits * (first + last)).sum(-1) / 2 - found * (found - 1) / 2  # tracks without the tag that come before
+    return np.where(rankable(y), 1 - above / np.maximum(found * (len(y) - found), 1), np.nan)
+
+
+def _ranked(y: Ints, scores: Array) -> tuple[Ints, Ints, Ints]:
+    """Sort each tag's tracks, highest score first: whether they have it, first and last place of the equals of each."""
+    columns = np.ascontiguousarray(scores.swapaxes(-1, -2))
+    order = np.argsort(-columns, axis=-1)
+    columns = np.take_along_axis(columns, order, -1)
+    places = np.arange(len(y))
+    differs = columns[..., 1:] != columns[..., :-1]
+    edge = np.ones((*columns.shape[:-1], 1), dtype=bool)
+    first = np.maximum.accumulate(np.where(np.concatenate([edge, differs], -1), places, 0), axis=-1)
+    last = np.where(np.concatenate([differs, edge], -1), places, len(y))
+    last = np.minimum.accumulate(last[..., ::-1], axis=-1)[..., ::-1]
+    return np.take_along_axis(np.broadcast_to(y.T, order.shape), order, -1), first, last

@@ -20,12 +20,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import ParameterError
+from embedstore.registry import unknown_name
 from embedstore.types import TrackLabels
 
-__all__ = ["artist_groups", "groups_per_class", "hold_out", "known_artists", "make_folds", "normalise"]
+__all__ = [
+    "LEVELS",
+    "artist_groups",
+    "group_tracks",
+    "groups_per_class",
+    "hold_out",
+    "is_present",
+    "join_groups",
+    "known_artists",
+    "make_folds",
+    "nested_order",
+    "normalise",
+]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+LEVELS = ("none", "track", "album", "artist")
 
 _NOBODY = {
     *(
@@ -44,6 +58,7 @@ _NOBODY = {
     *("null", "traditional", "trad", "anonymous", "anon"),
 }
 _NO_TITLE = re.compile(r"|untitled|unknown|none|nan|null|intro|outro|interlude|((audio )?track|titel|piste)? ?\d*")
+_NO_ALBUM = {"", "unknown", "unknown album", "untitled", "none", "nan", "null"}
 _TOGETHER = re.compile(r"\s*[,;/&+]\s*|\s+(?:and|with|vs\.?|x|und|et|y)\s+", re.IGNORECASE)
 _FEATURING = re.compile(r"[\s(\[]+(?:feat|ft|featuring)\b\.?", re.IGNORECASE)
 _TRIES = 50
@@ -89,43 +104,92 @@ def artist_groups(labels: Sequence[TrackLabels]) -> Ints:
     >>> artist_groups([TrackLabels(artists=(a,)) for a in ("Nina", "nina", "Ella feat. Nina", "Bill")])
     array([0, 0, 0, 1])
     """
+    return group_tracks(labels, "artist")
+
+
+def group_tracks(labels: Sequence[TrackLabels], level: str) -> Ints:
+    """Give each track the number of its group; each level joins what the one before it joins.
+
+    Parameters
+    ----------
+    labels : sequence of TrackLabels
+    level : {"none", "track", "album", "artist"}
+        Nothing together; the same title by one artist; also the same album of one artist; all of one artist.
+
+    Returns
+    -------
+    int64 array, shape (n,)
+        Group numbers, without gaps from 0.
+
+    >>> tracks = [TrackLabels((), ("Nina",), album, title) for album, title in ("ax", "bx", "by", "cz")]
+    >>> [group_tracks(tracks, level).tolist() for level in LEVELS]
+    [[0, 1, 2, 3], [0, 0, 1, 2], [0, 0, 0, 1], [0, 0, 0, 0]]
+    """
+    if level not in LEVELS:
+        raise unknown_name("grouping", level, LEVELS)
+    everybody = set().union(*(map(_key, known_artists(track)) for track in labels)) if len(labels) else set()
+    names: dict[tuple[str, ...], int] = {}
+    edges = [
+        (row, len(labels) + names.setdefault(token, len(names)))
+        for row, track in enumerate(labels)
+        for token in _tokens(track, level, everybody)
+    ]
+    return join_groups(np.arange(len(labels) + len(names)), np.array(edges, dtype=np.int64))[: len(labels)]
+
+
+def _tokens(track: TrackLabels, level: str, everybody: set[str]) -> list[tuple[str, ...]]:
+    """Name what a track is joined by: tracks with a token in common are one group."""
+    artists = sorted(_with_members(track, everybody)) if known_artists(track) else []
+    if level == "artist" and artists:
+        return [("artist", name) for name in artists]
+    title, album = normalise(track.title), normalise(track.album)
+    titled = level != "none" and not _NO_TITLE.fullmatch(title)
+    tokens: list[tuple[str, ...]] = [("title", title, name) for name in artists or [""]] if titled else []
+    if level == "album" and album not in _NO_ALBUM:
+        tokens += [("album", album, name) for name in artists]
+    return tokens
+
+
+def join_groups(groups: Ints, pairs: Ints) -> Ints:
+    """Join the groups of rows that belong together, `pairs` of row numbers, shape (m, 2); numbers without gaps.
+
+    >>> join_groups(np.array([0, 1, 2, 3]), np.array([[1, 3]]))
+    array([0, 1, 2, 1])
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    everybody = set().union(*(map(_key, known_artists(track)) for track in labels)) if len(labels) else set()
-    names: dict[tuple[str, str], int] = {}
-    edges = []
-    for row, track in enumerate(labels):
-        artists = known_artists(track)
-        title = normalise(track.title)
-        named = [("artist", name) for name in sorted(_with_members(track, everybody))] if artists else []
-        tokens = named or ([] if _NO_TITLE.fullmatch(title) else [("title", title)])
-        edges += [(row, len(labels) + names.setdefault(token, len(names))) for token in tokens]
-    size = len(labels) + len(names)
-    tracks, tokens_ = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(edges)), (tracks, tokens_)), shape=(size, size))
-    components = connected_components(graph, directed=False)[1][: len(labels)]
-    return np.unique(components, return_inverse=True)[1].astype(np.int64)
+    size = int(groups.max(initial=-1)) + 1
+    first, second = groups[np.asarray(pairs, dtype=np.int64).reshape(-1, 2).T]
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(size, size))
+    return np.asarray(np.unique(connected_components(graph, directed=False)[1][groups], return_inverse=True)[1])
 
 
 def groups_per_class(y: Ints, groups: Ints, n_classes: int = 0) -> Ints:
-    """Count the groups that hold each class, shape (n_classes,)."""
-    return np.bincount(np.unique(np.stack([y, groups]), axis=1)[0], minlength=n_classes)
+    """Count the groups that hold each class or tag, shape (n_classes,)."""
+    return np.asarray((_count(y, groups, n_classes) > 0).sum(0))
 
 
-def make_folds(y: Ints, groups: Ints, folds: int, seed: int) -> Ints:
+def is_present(y: Ints, n_classes: int = 0) -> Bools:
+    """Tell which classes or tags any row has, shape (n_classes,)."""
+    return np.asarray(y.any(0)) if y.ndim == 2 else np.bincount(y, minlength=n_classes) > 0
+
+
+def make_folds(y: Ints, groups: Ints, folds: int, seed: int, like: Ints | None = None) -> Ints:
     """Give each track a fold; groups are whole, classes spread evenly, none only in one fold.
 
     Parameters
     ----------
-    y : int64 array, shape (n,)
-        Class numbers without gaps from 0, each in at least two groups.
+    y : int64 array, shape (n,) or (n, n_tags)
+        Class numbers without gaps from 0, or 0 and 1 for each tag; each class in at least two groups.
     groups : int64 array, shape (n,)
         Group numbers without gaps from 0.
     folds : int
         How many; fewer are made where there are fewer groups.
     seed : int
         Another seed deals other folds.
+    like : int64 array, shape (n,), optional
+        Folds of coarser groups: as uneven as these are, in size and classes, the new ones shall be.
 
     Returns
     -------
@@ -139,9 +203,9 @@ def make_folds(y: Ints, groups: Ints, folds: int, seed: int) -> Ints:
     """
     if folds < 2:
         raise ParameterError(f"cross-validation needs at least 2 folds; got {folds}")
-    counts = _count(y, groups)
+    counts, wanted = _count(y, groups), None if like is None else _count(y, like)
     for attempt in range(_TRIES):
-        dealt = _deal(counts, min(folds, len(counts)), np.random.default_rng([seed, attempt]))[groups]
+        dealt = _deal(counts, min(folds, len(counts)), np.random.default_rng([seed, attempt]), wanted)[groups]
         if (groups_per_class(y, dealt) >= 2).all():
             return dealt
     raise ParameterError(
@@ -151,14 +215,20 @@ def make_folds(y: Ints, groups: Ints, folds: int, seed: int) -> Ints:
     )
 
 
-def _count(y: Ints, groups: Ints) -> Ints:
-    n_groups, n_classes = int(groups.max()) + 1, int(y.max()) + 1
+def _count(y: Ints, groups: Ints, n_classes: int = 0) -> Ints:
+    """Count the rows of each group and class or tag, shape (n_groups, n_classes)."""
+    n_groups = int(groups.max(initial=-1)) + 1
+    if y.ndim == 2:
+        counts = np.zeros((n_groups, y.shape[1]), dtype=np.int64)
+        np.add.at(counts, groups, y)
+        return counts
+    n_classes = max(n_classes, int(y.max(initial=-1)) + 1)
     return np.bincount(groups * n_classes + y, minlength=n_groups * n_classes).reshape(n_groups, n_classes)
 
 
-def _deal(counts: Ints, folds: int, rng: np.random.Generator) -> Ints:
-    """Deal groups (rows of class counts) to folds, each where its classes are rarest."""
-    load = np.zeros((folds, counts.shape[1]))
+def _deal(counts: Ints, folds: int, rng: np.random.Generator, wanted: Ints | None = None) -> Ints:
+    """Deal groups (rows of class counts) to folds, each where its classes are rarest, or the most of them are wanted."""
+    load = np.zeros((folds, counts.shape[1])) if wanted is None else -wanted.astype(np.float64)
     dealt = np.empty(len(counts), dtype=np.int64)
     share = counts / np.maximum(counts.sum(0), 1) ** 2  # so that load @ share is how much unevenness would grow
     for group in np.argsort(-counts.sum(1) * rng.uniform(0.5, 1, len(counts)), kind="stable"):
@@ -183,13 +253,30 @@ def hold_out(y: Ints, groups: Ints, seed: int, parts: int = 5) -> Bools:
         for n_parts in (parts, 2):
             dealt = _deal(_count(y, units), n_parts, np.random.default_rng([seed, n_parts]))[units]
             held = [_spare_classes(y, units, dealt == part) for part in range(n_parts)]
-            best = max(held, key=lambda rows: (len(np.unique(y[rows])), int(rows.sum())))
-            if len(np.unique(y[best])) >= 2:
+            best = max(held, key=lambda rows: (is_present(y[rows]).sum(), int(rows.sum())))
+            if is_present(y[best]).sum() >= 2:
                 return best
     return np.zeros(len(y), dtype=np.bool_)
 
 
 def _spare_classes(y: Ints, groups: Ints, held: Bools) -> Bools:
     """Give groups back to the training part that hold a class which it would lack."""
-    lacking = ~np.isin(y, y[~held])
+    lost = is_present(y) & ~is_present(y[~held], len(is_present(y)))
+    lacking = y[:, lost].any(1) if y.ndim == 2 else lost[y]
     return held & ~np.isin(groups, groups[lacking])
+
+
+def nested_order(y: Ints, seed: int) -> NDArray[np.float64]:
+    """Give each row a place in 0..1 so that the rows below any bound are a stratified sample, and samples are nested.
+
+    With several tags a row, the sample is plainly random.
+    """
+    rng = np.random.default_rng([seed, 0x512E])
+    drawn = rng.random(len(y))
+    if y.ndim == 2:
+        return np.asarray((drawn.argsort().argsort() + 0.5) / len(y))
+    place = np.empty(len(y))
+    for number in np.unique(y):
+        rows = np.flatnonzero(y == number)
+        place[rows] = (drawn[rows].argsort().argsort() + 0.5) / len(rows)
+    return place

@@ -12,23 +12,24 @@ import numpy as np
 from embedstore.errors import ParameterError
 from embedstore.registry import unknown_name
 from embedstore.types import TrackLabels
-from probes.splits import Ints, artist_groups, groups_per_class, known_artists, normalise
+from probes.splits import Ints, artist_groups, groups_per_class, join_groups, known_artists, normalise
 
 __all__ = ["Task", "choose_genres", "make_task"]
 
 GROUPINGS = ("artist", "none")
+PARTS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True, repr=False)
 class Task:
-    """A single-label classification.
+    """A classification with one genre a track, or with several tags.
 
     Attributes
     ----------
     keys : int64 array, shape (n,)
         Track keys, in the order of the store.
-    y : int64 array, shape (n,)
-        Genre of each track: an index into `genres`.
+    y : int64 array, shape (n,) or (n, n_genres)
+        Genre of each track, an index into `genres`; with several tags a track: 1 where a tag is given, else 0.
     genres : tuple of str
         Alphabetical.
     groups : int64 array, shape (n,)
@@ -38,6 +39,8 @@ class Task:
         and ``genres`` (their names).
     notes : tuple of str
         The same for people.
+    parts : int64 array, shape (n,), or None
+        Of an official split: 0 train, 1 valid, 2 test.
     """
 
     keys: Ints
@@ -46,11 +49,18 @@ class Task:
     groups: Ints
     excluded: dict[str, Any]
     notes: tuple[str, ...]
+    parts: Ints | None = None
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a track may have several tags."""
+        return self.y.ndim == 2
 
     @property
     def counts(self) -> dict[str, int]:
         """Tracks per genre."""
-        return dict(zip(self.genres, np.bincount(self.y).tolist(), strict=True))
+        counts = self.y.sum(0) if self.multilabel else np.bincount(self.y, minlength=len(self.genres))
+        return dict(zip(self.genres, counts.tolist(), strict=True))
 
     def __repr__(self) -> str:
         return f"Task({len(self.y)} tracks, {len(self.genres)} genres, {self.groups.max() + 1} groups)"
@@ -116,8 +126,12 @@ def make_task(
     labels: Mapping[int, TrackLabels],
     genres: int | str | Sequence[str] | None = None,
     group: str = "artist",
+    *,
+    multilabel: bool = False,
+    official: bool = False,
+    pairs: Ints | None = None,
 ) -> Task:
-    """Choose the tracks that have exactly one of the genres, and group them.
+    """Choose the tracks that have exactly one of the genres (or at least one), and group them.
 
     Parameters
     ----------
@@ -128,6 +142,12 @@ def make_task(
         See `choose_genres`.
     group : {"artist", "none"}
         Keep artists together, or treat tracks as independent (which lets an artist stand on both sides).
+    multilabel : bool
+        Keep tracks of several genres, each genre a tag of its own.
+    official : bool
+        Take only tracks that the data set's own split places.
+    pairs : int64 array, shape (m, 2), optional
+        Row numbers of stored tracks that belong together (the same recording), unless nothing is kept together.
 
     Raises
     ------
@@ -139,49 +159,81 @@ def make_task(
     known = [labels.get(int(key), TrackLabels()) for key in keys]
     chosen = choose_genres(genres, list({name for track in known for name in track.genres}))
     found = [[number for number, name in enumerate(chosen) if name in track.genres] for track in known]
-    rows = np.array([row for row, numbers in enumerate(found) if len(numbers) == 1], dtype=np.int64)
-    y = np.array([found[row][0] for row in rows], dtype=np.int64)
+    placed = [not official or track.split in PARTS for track in known]
+    fits = [
+        ok and (len(numbers) == 1 or (multilabel and bool(numbers))) for ok, numbers in zip(placed, found, strict=True)
+    ]
+    rows = np.flatnonzero(fits)
+    y = np.zeros((len(rows), len(chosen)), dtype=np.int64)
+    for place, row in enumerate(rows):
+        y[place, found[row]] = 1
+    parts = np.array([PARTS.index(known[row].split) for row in rows], dtype=np.int64) if official else None
 
     def grouped(rows: Ints) -> Ints:
-        return artist_groups([known[row] for row in rows]) if group == "artist" else np.arange(len(rows))
+        if group == "none":
+            return np.arange(len(rows))
+        groups = artist_groups([known[row] for row in rows])
+        return groups if pairs is None else join_groups(groups, _within(rows, pairs, len(known)))
 
-    tracks_of = np.bincount(y, minlength=len(chosen))
-    groups_of = groups_per_class(y, grouped(rows), len(chosen))
-    kept, dropped = np.flatnonzero(groups_of >= 2), np.flatnonzero(groups_of < 2)
-    several = sum(len(numbers) > 1 for numbers in found)
+    testable = groups_per_class(y, grouped(rows)) >= 2 if parts is None else y[parts < 2].any(0) & y[parts == 2].any(0)
+    several = 0 if multilabel else sum(len(numbers) > 1 for numbers in found)
     no_genre = sum(not track.genres for track in known)
-    too_few = int(tracks_of[dropped].sum())
-    notes = _words(several, no_genre, {chosen[number]: int(tracks_of[number]) for number in dropped})
-    if len(kept) < 2:
-        raise ParameterError(f"a probe needs at least 2 genres that can be tested, got {len(kept)}: {'; '.join(notes)}")
-    stay = np.isin(y, kept)
-    rows, y = rows[stay], np.searchsorted(kept, y[stay])
-    nobody = sum(not known_artists(known[row]) for row in rows)
-    if nobody and group == "artist":
-        notes.append(
-            f"{nobody} of {len(rows)} tracks have no known artist: each stands alone, so an artist may be on both sides "
-            "of a split" + (" and the scores too high" if nobody > len(rows) / 5 else "")
+    stay = y[:, testable].any(1)
+    too_few = int((~stay).sum())
+    dropped = {name: int(count) for name, count, ok in zip(chosen, y.sum(0), testable, strict=True) if not ok}
+    notes = _words(several, no_genre, dropped, official=official)
+    if unplaced := placed.count(False):
+        notes.append(f"{unplaced} tracks are in no part of the official split and were left out")
+    if testable.sum() < 2:
+        raise ParameterError(
+            f"a probe needs at least 2 genres that can be tested, got {testable.sum()}: {'; '.join(notes)}"
         )
-    split = grouped(rows)
-    if group == "none":
-        notes.append(
-            "artists are not kept apart: an artist may stand on both sides of a split, so the scores can be too high and "
-            "the intervals too narrow"
-        )
-    elif shared := _shared_titles([known[row] for row in rows], split):
-        notes.append(
-            f"{shared} tracks share their title with a track of another artist group: if these are the same songs, they "
-            "stand on both sides of splits"
-        )
+    rows, y, parts = rows[stay], y[stay][:, testable], None if parts is None else parts[stay]
+    groups = grouped(rows)
+    notes += _words_on_groups([known[row] for row in rows], groups, group, parts)
+    if pairs is not None and group != "none" and len(inside := _within(rows, pairs, len(known))):
+        notes.append(f"{len(inside)} pairs of tracks sound like one recording and stay on one side of each split")
     excluded = {
         "tracks": several + no_genre + too_few,
         "no_genre": no_genre,
         "several_genres": several,
         "too_few": too_few,
-        "genres": [chosen[number] for number in dropped],
+        "genres": list(dropped),
     }
-    names = tuple(chosen[number] for number in kept)
-    return Task(np.asarray(keys)[rows], y, names, split, excluded, tuple(notes))
+    names = tuple(name for name, ok in zip(chosen, testable, strict=True) if ok)
+    return Task(np.asarray(keys)[rows], y if multilabel else y.argmax(1), names, groups, excluded, tuple(notes), parts)
+
+
+def _within(rows: Ints, pairs: Ints, n: int) -> Ints:
+    """Give pairs of stored tracks by their places in `rows`; pairs with a track that is not there go."""
+    place = np.full(n, -1)
+    place[rows] = np.arange(len(rows))
+    moved = place[pairs]
+    return np.asarray(moved[(moved >= 0).all(1)])
+
+
+def _words_on_groups(known: Sequence[TrackLabels], groups: Ints, group: str, parts: Ints | None) -> list[str]:
+    """Say where tracks that belong together may stand on both sides of a split."""
+    if group == "none":
+        why = "an artist may stand on both sides of a split, so the scores can be too high and the intervals too narrow"
+        return [f"artists are not kept apart: {why}"]
+    notes = []
+    nobody = sum(not known_artists(track) for track in known)
+    if parts is not None:
+        shared = len(set(groups[parts < 2].tolist()) & set(groups[parts == 2].tolist()))
+        if shared:
+            notes.append(f"the official split has {shared} artist groups both in its training and in its test part")
+    elif nobody:
+        notes.append(
+            f"{nobody} of {len(known)} tracks have no known artist: each stands alone, so an artist may be on both sides "
+            "of a split" + (" and the scores too high" if nobody > len(known) / 5 else "")
+        )
+    if shared := _shared_titles(known, groups):
+        notes.append(
+            f"{shared} tracks share their title with a track of another artist group: if these are the same songs, they "
+            "stand on both sides of splits"
+        )
+    return notes
 
 
 def _shared_titles(known: Sequence[TrackLabels], groups: Ints) -> int:
@@ -193,15 +245,17 @@ def _shared_titles(known: Sequence[TrackLabels], groups: Ints) -> int:
     return sum(bool(title) and len(holders[title]) > 1 for title in titles)
 
 
-def _words(several: int, no_genre: int, dropped: Mapping[str, int]) -> list[str]:
+def _words(several: int, no_genre: int, dropped: Mapping[str, int], *, official: bool) -> list[str]:
     notes = []
     if several:
         notes.append(f"{several} tracks are in several of the chosen genres and were left out")
     if no_genre:
         notes.append(f"{no_genre} tracks have no genre and were left out")
-    single = [f"{name!r} ({tracks} tracks)" for name, tracks in dropped.items() if tracks > 1]
-    scarce = [f"{name!r} ({tracks})" for name, tracks in dropped.items() if tracks < 2]
-    if single:
+    single = [f"{name!r} ({tracks} tracks)" for name, tracks in dropped.items() if tracks > 1 or official]
+    scarce = [f"{name!r} ({tracks})" for name, tracks in dropped.items() if tracks < 2 and not official]
+    if single and official:
+        notes.append(f"left out, as the official split does not both train and test them: {', '.join(single)}")
+    elif single:
         notes.append(
             f"left out, as all tracks of the genre are one artist group, which cannot be on both sides of a split: "
             f"{', '.join(single)}; --group none would keep them"

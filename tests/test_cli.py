@@ -188,7 +188,35 @@ def test_probe_reports_scores_with_intervals(embedstore, store):
     assert bands["macro_f1"]["low"] <= bands["macro_f1"]["value"] <= bands["macro_f1"]["high"]
     assert bands["macro_f1"]["value"] > 0.9 > loud["macro_f1"]["value"]
     assert report["best_layer"] == 1
-    assert {"report.json", "layers.csv", "layers.png"} <= {path.name for path in Path("out").iterdir()}
+    assert {"report.html", "report.json", "report.md"} <= {path.name for path in Path("out").iterdir()}
+    assert "embedstore probe --probe knn" in Path("out/report.html").read_text(encoding="utf-8")
+    assert len(list(Path(store, "cells").glob("*.npz"))) > 0
+
+
+def test_baselines_curves_and_several_probes_in_one_command(embedstore, store):
+    """What is asked with commas comes side by side; baselines that were built are rows of each table."""
+    built = embedstore("baselines", "--device", "cpu", "--json")
+    assert {name: report["added"] for name, report in built.items()} == {"mfcc": 18, "random_weights": 18}
+    quick = ["--folds", 3, "--seeds", 1, "--jobs", 1]
+    found = embedstore("probe", "--probe", "knn,ridge", "--train-sizes", "6,9", "--shots", "1", *quick, "--json")
+    assert [report["probe"] for report in found["reports"]] == ["knn", "ridge"]
+    assert len(found["comparisons"]) == 1
+    for report in found["reports"]:
+        assert list(report["baselines"]) == ["majority", "shuffled_labels", "mfcc", "random_weights"]
+        assert [point["size"] for point in report["curve"]] == [6, 9, 1]
+    other = embedstore("compare", store, Path(store, "baselines", "mfcc"), "--probe", "ridge", *quick, "--json")
+    assert [report["source"]["encoder"] for report in other["reports"]] == ["toy_encoder:Toy", "mfcc"]
+
+
+def test_audit_compares_groupings(embedstore, store):
+    """Five groupings with scores and gaps, as JSON and as a table; files land in --report."""
+    options = ("audit", "--probe", "knn", "--layer", 1, "--folds", 3, "--seeds", 1, "--jobs", 1)
+    report = embedstore(*options, "--report", "out", "--json")
+    assert report.keys() >= {"probe", "genres", "n_tracks", "protocol", "groupings", "offenders", "verdict", "notes"}
+    assert " ".join(g["name"] for g in report["groupings"]) == "none track album artist near-duplicate"
+    assert report["groupings"][0]["gap"].keys() == {"value", "low", "high"}
+    assert {"report.html", "report.json", "tables", "plots"} <= {p.name for p in Path("out").iterdir()}
+    assert "too high by" in embedstore(*options).stdout
 
 
 @pytest.mark.parametrize(
@@ -206,6 +234,10 @@ def test_probe_reports_scores_with_intervals(embedstore, store):
         (["search", "--genre", "blues", "--layer", "7"], ["layer", "7"]),
         (["search", "--genre", "blues", "--layer", "mean"], ["width"]),
         (["probe", "--probe", "knm"], ["did you mean 'knn'"]),
+        (["probe", "--probe", "ridge", "--split", "loo"], ["leaving one group out is for knn"]),
+        (["probe", "--split", "official"], ["official split"]),
+        (["probe", "--train-sizes", "500"], ["a training part of 500 tracks was asked"]),
+        (["compare", "embeddings", "nowhere"], ["nowhere"]),
         (["probe", "--genres", "20"], ["20", "3"]),
         (["probe", "--genres", "blues,jaz"], ["jaz", "jazz"]),
         (["probe", "--layer", "9"], ["9"]),
@@ -222,7 +254,15 @@ def test_faults_are_one_line_and_exit_1(embedstore, store, arguments, words):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["search"], ["search", "a", "--genre", "b"], ["build"], ["probe", "--folds", "1"], ["nothing"]]
+    "arguments",
+    [
+        ["search"],
+        ["search", "a", "--genre", "b"],
+        ["build"],
+        ["probe", "--folds", "1"],
+        ["probe", "--shots", "a"],
+        ["nothing"],
+    ],
 )
 def test_usage_errors_exit_2(embedstore, store, arguments):
     """Wrong options are click's business."""

@@ -51,11 +51,18 @@ def commands(program: str) -> list[list[str]]:
 
 def reference() -> str:
     """Write the help of every command as Markdown."""
-    text, parent = [], click.Context(cli.main, info_name="embedstore", **cli.main.context_settings)
-    for name, command in cli.main.commands.items():
+    parent = click.Context(cli.main, info_name="embedstore", **cli.main.context_settings)
+    return "\n" + "\n".join(help_below(cli.main, parent)) + "\n"
+
+
+def help_below(group: click.Group, parent: click.Context) -> list[str]:
+    """Write the help of each command of a group, and of those below it."""
+    text = []
+    for name, command in group.commands.items():
         context = click.Context(command, parent, name, terminal_width=100)
-        text.append(f"### `embedstore {name}`\n\n```text\n{command.get_help(context)}\n```\n")
-    return "\n" + "\n".join(text) + "\n"
+        text.append(f"### `{context.command_path}`\n\n```text\n{command.get_help(context)}\n```\n")
+        text += help_below(command, context) if isinstance(command, click.Group) else []
+    return text
 
 
 def split_readme() -> tuple[str, str, str]:
@@ -75,16 +82,21 @@ def test_commands_in_the_readme_exist():
     """Each `$ embedstore ...` names a command and options that there are."""
     shown = commands("embedstore")
     assert shown, "the README shows no command"
-    for words in shown:
+    for line in shown:
+        words = line
         if words[0].startswith("-"):
             continue
-        assert words[0] in cli.main.commands, words
+        command = cli.main
+        while isinstance(command, click.Group):
+            assert words, line
+            assert words[0] in command.commands, line
+            command, name, words = command.commands[words[0]], words[0], words[1:]
         try:
-            cli.main.commands[words[0]].make_context(words[0], words[1:])
+            command.make_context(name, words)
         except click.exceptions.Exit:  # --help
             continue
         except click.UsageError as error:
-            pytest.fail(f"embedstore {shlex.join(words)}: {error.message}")
+            pytest.fail(f"embedstore {shlex.join(line)}: {error.message}")
 
 
 def test_make_targets_in_the_readme_exist():

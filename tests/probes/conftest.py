@@ -1,14 +1,18 @@
-"""Small libraries with planted truths."""
+"""Small libraries with planted truths; make `report_material` importable."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from embedstore.types import LayerMatrix, TrackLabels
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 Library = tuple[list[LayerMatrix], dict[int, TrackLabels]]
 

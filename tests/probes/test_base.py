@@ -10,9 +10,11 @@ import pytest
 from sklearn.linear_model import SGDClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from embedstore.errors import ParameterError, UnknownNameError
-from probes.base import Problem, load_probe, predict_one_by_one, predict_settings, seeded, settings_of
+from probes.base import Problem, load_probe, predictions, score_one_by_one, score_settings, seeded, settings_of
+from probes.testing import toy_problem
 
 
 def test_dotted_paths_and_objects_are_probes() -> None:
@@ -68,9 +70,31 @@ def test_the_default_loop_hands_over_groups() -> None:
         def predict(self, X: np.ndarray) -> np.ndarray:
             return np.full(len(X), self.n_)
 
-    problem = Problem(np.zeros((4, 2)), np.array([0, 0, 1, 1]), np.zeros((3, 2)), np.array([5, 5, 6, 7]))
-    assert predict_settings(Counts(), [problem], [{}])[0].tolist() == [[3, 3, 3]]
-    assert predict_one_by_one(Counts(), [problem], [{}])[0].tolist() == [[3, 3, 3]]
+    problem = Problem(np.zeros((4, 2)), np.array([0, 1, 2, 3]), np.zeros((3, 2)), np.array([5, 5, 6, 7]))
+    assert predictions(score_settings(Counts(), [problem], [{}])[0]).tolist() == [[3, 3, 3]]
+    assert predictions(score_one_by_one(Counts(), [problem], [{}])[0]).tolist() == [[3, 3, 3]]
+
+
+def test_a_problem_knows_what_it_teaches() -> None:
+    """Classes with rows and tags that vary are taught; the columns of others are -inf, and 0."""
+    x, groups = np.zeros((3, 1)), np.arange(3)
+    classes = Problem(x, np.array([3, 1, 3]), x, groups, 5)
+    assert classes.taught.tolist() == [1, 3]
+    assert classes.spread(np.array([[1.0, 2.0]])).tolist() == [[-np.inf, 1, -np.inf, 2, -np.inf]]
+    tags = Problem(x, np.array([[1, 0, 1], [1, 0, 0], [1, 0, 1]]), x, groups)
+    assert tags.taught.tolist() == [2]
+    assert tags.spread(np.array([[4.0]])).tolist() == [[0, 0, 4]]
+
+
+def test_an_svm_by_its_path_scores_by_its_decision_function() -> None:
+    """LinearSVC through the default loop: its distances, -inf for the class not shown, its own predictions."""
+    problem, _ = toy_problem()
+    (scores,) = score_settings(load_probe("sklearn.svm.LinearSVC"), [problem], [{"C": 0.01}, {"C": 1.0}])
+    for of_setting, c in zip(scores, (0.01, 1.0), strict=True):
+        svm = LinearSVC(C=c).fit(problem.x_train, problem.y_train)
+        assert of_setting[:, :3] == pytest.approx(svm.decision_function(problem.x_eval))
+        assert (of_setting[:, 3] == -np.inf).all()
+        assert (predictions(of_setting) == svm.predict(problem.x_eval)).all()
 
 
 def test_importing_probes_is_light() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from embedstore.errors import ParameterError, UnknownNameError
 from embedstore.types import LayerMatrix, TrackLabels
-from probes.layers import LayerMix, load_features, open_source
+from probes.layers import load_features, open_source
 from probes.sweep import standardise
 
 KEYS = np.array([30, 10, 20])
@@ -35,7 +35,7 @@ def test_layers_are_chosen_by_number_name_or_several() -> None:
     three = [matrix(0), matrix(1), matrix(2)]
     assert [f.layer for f in features(three, "2")] == [f.layer for f in features(three, "layer 2")] == [2]
     assert [f.layer for f in features(three, [2, "0"])] == [0, 2]
-    with pytest.raises(UnknownNameError, match=r"no layer 7; known: all, mean, mix, 0, 1, 2"):
+    with pytest.raises(UnknownNameError, match=r"no layer 7; known: all, mean, concat, mix, 0, 1, 2"):
         features(three, 7)
 
 
@@ -63,47 +63,6 @@ def test_unusable_matrices_say_why() -> None:
     for nothing in ([], [np.zeros((3, 2))], {}):
         with pytest.raises(ParameterError, match="open store, or LayerMatrix"):
             open_source(nothing, {1: TrackLabels()})
-
-
-def _stack(n: int = 90) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    y = np.arange(n) % 3
-    noise, signal = rng.normal(size=(2, n, 5)), rng.normal(size=(1, n, 5)) + 2 * np.eye(3, 5)[y]
-    stack = np.concatenate([noise, signal])
-    return standardise(stack, np.arange(n), np.arange(n))[0], y
-
-
-def test_the_mix_finds_the_layer_that_knows() -> None:
-    """The layer that holds the classes gets most of the weight; weights are positive with sum 1."""
-    x, y = _stack()
-    weights = LayerMix(C=0.1).fit(x, y).weights_
-    assert weights.sum() == pytest.approx(1)
-    assert weights.min() > 0
-    assert weights[2] > 0.6
-
-
-def test_the_mix_reaches_what_plain_gradient_descent_reaches() -> None:
-    """Adam on the same objective, run long, ends no lower."""
-    import torch
-
-    x, y = _stack(45)
-    ours = LayerMix(C=0.1).fit(x, y)
-    layers, codes = torch.from_numpy(x), torch.from_numpy(y)
-    free = [
-        torch.zeros(3, dtype=torch.float64),
-        torch.zeros(5, 3, dtype=torch.float64),
-        torch.zeros(3, dtype=torch.float64),
-    ]
-    mixing, head, bias = (tensor.requires_grad_() for tensor in free)
-    adam = torch.optim.Adam([mixing, head, bias], lr=0.05)
-    for _ in range(250):
-        adam.zero_grad()
-        logits = torch.tensordot(mixing.softmax(0), layers, 1) @ head + bias
-        loss = torch.nn.functional.cross_entropy(logits, codes) + (head**2).sum() / (2 * 0.1 * len(y))
-        loss.backward()
-        adam.step()
-    assert ours.loss_ <= loss.item() + 1e-6
-    assert ours.weights_ == pytest.approx(mixing.softmax(0).detach().numpy(), abs=0.02)
 
 
 def test_scaling_uses_the_training_rows_alone() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import log_softmax
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import scale
 
-from probes.base import Problem, predict_one_by_one, predict_settings
+from probes.base import Problem, score_settings
 from probes.logistic import LogisticProbe
 
 
@@ -51,17 +52,46 @@ def test_reaches_scikit_learns_optimum(name: str) -> None:
         assert ours.predict_proba(x) == pytest.approx(plain.predict_proba(x), abs=2e-3)
 
 
-@pytest.mark.parametrize("name", ["cancer", "wide"])
-def test_every_c_at_once_is_one_at_a_time(name: str) -> None:
-    """Sharing the rotation changes no prediction, for two classes and for many, wide and tall."""
-    x, y = data(name)
+def test_tags_are_scikit_learns_one_against_the_rest() -> None:
+    """Rare and common tags solved together: each one's objective, weights apart, is the optimum of its own problem."""
+    x, y = wide()
+    tags = np.stack([y == 0, y < 3, np.arange(len(y)) < 3, y >= 0, x[:, 0] > 0], axis=1).astype(int)
+    problem = Problem(x, tags, x, np.arange(len(y)))
+    for device in ("cpu", "cpu:0"):
+        (scores,) = score_settings(LogisticProbe(device=device), [problem], LogisticProbe.grid)
+        assert not scores[..., 3].any()
+        for setting, ours in zip(LogisticProbe.grid, scores, strict=True):
+            for tag in (0, 1, 2, 4):
+                plain = LogisticRegression(**setting, tol=1e-9, max_iter=20_000).fit(x, tags[:, tag])
+                assert ours[:, tag] == pytest.approx(plain.decision_function(x), abs=0.02)
+
+
+def _together(device: str) -> None:
+    """All C at once on a device of torch's reach the optimum that numpy reaches, tags too."""
+    x, y = data("digits")
     half = len(x) // 2
-    problem = Problem(x[:half], y[:half] + 3, x[half:], np.arange(half))
-    probe = LogisticProbe()
-    together = predict_settings(probe, [problem, problem], probe.grid)
-    assert (together[0] == together[1]).all()
-    assert (together[0] == predict_one_by_one(probe, [problem], probe.grid)[0]).all()
-    assert set(np.unique(together[0])) <= set(y + 3)
+    tags = np.stack([y == 0, y > 1], axis=1).astype(int)
+    for target in (y, tags, (y > 4).astype(int)):
+        problem = Problem(x[:half], target[:half], x[half:], np.arange(half))
+        (scores,) = score_settings(LogisticProbe(device=device, tol=1e-6), [problem], LogisticProbe.grid)
+        (plain,) = score_settings(LogisticProbe(tol=1e-6), [problem], LogisticProbe.grid)
+        assert scores == pytest.approx(plain, abs=1e-3)
+        assert (scores.argmax(-1) == plain.argmax(-1)).mean() > 0.999
+    model = LogisticProbe(C=1.0, device=device).fit(x, y)
+    best = LogisticRegression(C=1.0, tol=1e-9, max_iter=20_000).fit(x, y)
+    assert objective(model, x, y) < (1 + 1e-6) * objective(best, x, y)
+
+
+def test_torch_reaches_the_same_optimum() -> None:
+    """The way of a GPU, on torch's CPU."""
+    _together("cpu:0")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_reaches_the_same_optimum() -> None:
+    """The same on CUDA."""
+    _together("cuda")
 
 
 def test_rank_deficient_rows_are_no_fault() -> None:
@@ -79,3 +109,10 @@ def test_running_out_of_steps_warns() -> None:
     """An unfinished fit is told, so that the report can count it."""
     with pytest.warns(ConvergenceWarning, match="stopped after 2 steps"):
         LogisticProbe(C=1, max_iter=2).fit(*wide())
+
+
+def test_an_optimum_beyond_float64_ends() -> None:
+    """A tolerance that no arithmetic reaches stops where no step helps any more."""
+    x, y = wide(24, 10, 3)
+    tight = LogisticProbe(C=1, tol=1e-300).fit(x, y)
+    assert objective(tight, x, y) <= objective(LogisticProbe(C=1, tol=1e-9).fit(x, y), x, y) * (1 + 1e-12)

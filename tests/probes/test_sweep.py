@@ -14,7 +14,8 @@ from embedstore.errors import ParameterError
 from probes.base import load_probe
 from probes.knn import KNNProbe
 from probes.layers import load_features, open_source
-from probes.sweep import Plan, cross_validate, make_plan
+from probes.plan import Plan, make_plan
+from probes.sweep import cross_validate
 from probes.task import make_task
 
 
@@ -49,7 +50,7 @@ def test_equals_a_plain_nested_loop(library: Callable) -> None:
                     guesses[rows] = predict(number, k, train, rows)
                 scores.append(f1_score(y[of != a], guesses[of != a], average="macro"))
             assert outcome.setting[number, 0, a] == int(np.argmax(scores))
-            assert outcome.inner_f1[number, 0, a] == pytest.approx(max(scores), abs=1e-12)
+            assert outcome.inner[number, 0, a] == pytest.approx(max(scores), abs=1e-12)
             expected = predict(number, (9, 1)[int(np.argmax(scores))], of != a, of == a)
             assert (outcome.predictions[number, 0, of == a] == expected).all()
 
@@ -107,7 +108,7 @@ def test_processes_do_not_change_the_outcome(library: Callable) -> None:
     one = cross_validate(plan, features, jobs=1, tick=lambda: ticks.append(1))
     two = cross_validate(plan, features, jobs=2, tick=lambda: ticks.append(2))
     assert (one.predictions == two.predictions).all()
-    assert (one.inner_f1 == two.inner_f1).all()
+    assert (one.inner == two.inner).all()
     assert ticks == [1] * 6 + [2] * 6
 
 
@@ -124,7 +125,7 @@ def test_warnings_of_fits_are_counted_and_errors_are_one_line(library: Callable)
     outcome = cross_validate(plan, features, jobs=1)
     assert sum(outcome.warnings.values()) == 3
     assert "ConvergenceWarning: Maximum number of iteration" in next(iter(outcome.warnings))
-    assert np.isnan(outcome.inner_f1).all()
+    assert np.isnan(outcome.inner).all()
     negative = make_plan(
         load_probe("sklearn.naive_bayes.MultinomialNB"), task.y, task.groups, seeds=[0], folds=3, n_features=1
     )

@@ -1,0 +1,245 @@
+"""Genres of audio files by a saved probe: encoded as the store's tracks were, unless the store holds their sound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedstore.audio import find_audio
+from embedstore.changes import change_of
+from embedstore.errors import EncoderMismatchError, ParameterError
+from embedstore.lanes import Known, Outcome
+from embedstore.options import EncoderOptions
+from embedstore.store import EmbeddingStore
+from embedstore.types import AudioFile, Floats, LayerEmbeddings
+from probes.saved import Prediction, SavedProbe, load_saved
+
+__all__ = ["Answer", "Classification", "classify"]
+
+_BLOCK = 1024  # stored tracks at once
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a probe says about one file.
+
+    Attributes
+    ----------
+    path : str
+        Absolute.
+    genres : tuple of str
+        The likeliest genre; with several tags a track, all that are likelier than not, or else the likeliest. Empty if
+        the probe is not sure enough, or the file failed.
+    ranking : tuple of (str, float)
+        Likeliest genres with their probabilities; empty if the file failed.
+    error : str
+        Why the file could not be heard.
+    """
+
+    path: str
+    genres: tuple[str, ...] = ()
+    ranking: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; ``genre`` is None if the probe is not sure or the file failed."""
+        ranking = [{"genre": genre, "probability": share} for genre, share in self.ranking]
+        first = {"path": self.path, "genre": ";".join(self.genres) or None}
+        return first | ({"error": self.error} if self.error else {"ranking": ranking})
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Genres of files.
+
+    Attributes
+    ----------
+    probe : str
+    threshold : float
+        Least top probability of an answer.
+    coverage : float or None
+        Share of tracks that reach a threshold which was chosen for a risk, among those that the probe was calibrated on.
+    answers : tuple of Answer
+        In the order of the files.
+    notes : tuple of str
+        What was passed over.
+    """
+
+    probe: str
+    threshold: float
+    coverage: float | None
+    answers: tuple[Answer, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> int:
+        """Files that could not be heard."""
+        return sum(bool(answer.error) for answer in self.answers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**vars(self), "answers": [answer.to_dict() for answer in self.answers], "notes": list(self.notes)}
+
+
+def classify(
+    store: EmbeddingStore,
+    audio: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    probe: str | os.PathLike[str] | SavedProbe | None = None,
+    *,
+    abstain: float | None = None,
+    risk: float | None = None,
+    top: int = 2,
+    model: str | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    jobs: int | None = None,
+    timeout: float = 60.0,
+    progress: Callable[[int, int, Outcome | None], None] | None = None,
+) -> Classification:
+    """Name the genres of audio files.
+
+    Parameters
+    ----------
+    store : EmbeddingStore
+        Its encoder hears the files; nothing is stored. What it holds already is not encoded.
+    audio : path or iterable of paths
+        Files, and folders to search.
+    probe : str, path or SavedProbe, optional
+        Name in the store, or file (see `probes.probefile.probe_path`); default: the store's only one.
+    abstain : float, optional
+        Give no answer below this top probability, 0..1.
+    risk : float, optional
+        Instead: choose that threshold so that at most this share of the answers is wrong (`RiskCurve.threshold_for`). It
+        holds for tracks like those that the probe was calibrated on.
+    top : int
+        How many genres to rank.
+    model, device, trust_remote_code
+        See `EncoderOptions`.
+    jobs, timeout, progress
+        See `embedstore.build`.
+
+    Raises
+    ------
+    ParameterError
+        No audio, both `abstain` and `risk`, a risk that cannot be promised, a missing folder.
+    UnknownNameError, StoreFormatError
+        There is no such probe, or its file is damaged.
+    EncoderMismatchError
+        The probe was trained on vectors of another recipe; what could be loaded is not what filled the store.
+
+    Examples
+    --------
+    >>> result = classify(EmbeddingStore.open("my-store"), ["new/song.mp3"], "genres", risk=0.2)  # doctest: +SKIP
+    >>> [(answer.path, answer.genres) for answer in result.answers]  # doctest: +SKIP
+    """
+    saved = probe if isinstance(probe, SavedProbe) else load_saved(probe, store.path)
+    if saved.fingerprint != store.fingerprint:
+        trained = f"recipe {saved.fingerprint[:16]}" if saved.fingerprint else "vectors without a recipe"
+        raise EncoderMismatchError(
+            f"the probe {saved.name} was trained on {trained}; the store {store.path} has recipe {store.fingerprint[:16]}; "
+            "take the store that it was trained on, or train it again on this one"
+        )
+    if top < 1 or (abstain is not None and not 0 <= abstain <= 1) or (abstain is not None and risk is not None):
+        raise ParameterError(
+            f"top is at least 1, abstain a probability, and of abstain and risk one is enough; got top {top}, abstain {abstain}, "
+            f"risk {risk}"
+        )
+    threshold, coverage = (abstain or 0.0, None) if risk is None else saved.curve.threshold_for(risk)
+    files, notes = _find([audio] if isinstance(audio, (str, os.PathLike)) else audio)
+    options = EncoderOptions(model=model, device=device, trust_remote_code=trust_remote_code)
+    hearing = _Hearing(store, saved, threshold, top)
+    hearing.run(files, options, jobs=jobs, timeout=timeout, progress=progress)
+    answers = tuple(hearing.answers[file.full_path] for file in files)
+    return Classification(saved.name, threshold, coverage, answers, notes)
+
+
+def _find(audio: Iterable[str | os.PathLike[str]]) -> tuple[list[AudioFile], tuple[str, ...]]:
+    """List files, each once, in the order in which they were named."""
+    files: dict[str, AudioFile] = {}
+    notes: list[str] = []
+    for one in audio:
+        path = Path(os.path.abspath(one))
+        if path.is_dir():
+            found = find_audio(path)
+            some, rejected = found.files, found.rejected
+            notes += [f"{path}: {r.path}: {r.reason}" for r in rejected]
+        else:
+            stat = path.stat() if path.is_file() else None  # one that is missing fails like one that is broken
+            some = (
+                AudioFile(str(path.parent), path.name, stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0),
+            )
+        files |= {file.full_path: file for file in some}
+    if not files:
+        raise ParameterError(f"there is no audio in {', '.join(str(one) for one in audio) or 'no place'}")
+    return list(files.values()), tuple(notes)
+
+
+@dataclass
+class _Hearing:
+    """Gets the vectors of files, from the store or from its encoder, and has the probe answer."""
+
+    store: EmbeddingStore
+    probe: SavedProbe
+    threshold: float
+    top: int
+    answers: dict[str, Answer] = field(default_factory=dict)
+    keys: dict[str, int] = field(default_factory=dict)
+
+    def run(self, files: Iterable[AudioFile], options: EncoderOptions, *, progress: Any, **lanes: Any) -> None:
+        states = self.store.files()
+        self.keys = {f.full_path: states[f.full_path].key for f in files if change_of(f, states, {}) == "stored"}
+        todo = [file for file in files if file.full_path not in self.keys]
+        if todo:
+            known = Known(set(self.store.keys().tolist()), {s.file_hash: s.key for s in states.values() if s.file_hash})
+            with options.crew(self.store.card.options, keep_windows=self.store.keeps_windows) as crew:
+                self.store.check_recipe(crew.recipe)
+                with closing(crew.run(todo, known=known, **lanes)) as outcomes:
+                    for done, outcome in enumerate(filter(None, outcomes), 1):
+                        self._take(outcome)
+                        if progress:
+                            progress(done, len(todo), outcome)
+        self._recall()
+
+    def _take(self, outcome: Outcome) -> None:
+        path = outcome.file.full_path
+        if outcome.embeddings is not None:
+            halves = self._as_stored(outcome.embeddings)
+            if all(np.isfinite(values).all() for values in halves.values()):
+                self._say([path], self.probe.predict(halves, self.threshold))
+            else:
+                self.answers[path] = Answer(path, error="its vectors are beyond the range of float16")
+        elif outcome.key is not None:
+            self.keys[path] = outcome.key
+        else:
+            self.answers[path] = Answer(path, error=outcome.reason)
+
+    def _as_stored(self, heard: LayerEmbeddings) -> dict[int, Floats]:
+        """Round as the store does: a file gets the same answer before and after it is stored."""
+        with np.errstate(over="ignore"):
+            return {
+                layer.number: vector[None].astype(np.float16).astype(np.float32)
+                for layer, vector in zip(self.store.card.layers, heard.vectors, strict=True)
+            }
+
+    def _recall(self) -> None:
+        """Answer for what the store holds."""
+        paths = list(self.keys)
+        for start in range(0, len(paths), _BLOCK):
+            some = paths[start : start + _BLOCK]
+            keys = np.array([self.keys[path] for path in some])
+            vectors = {layer.number: self.store.vectors(keys, layer.number) for layer in self.probe.heard}
+            self._say(some, self.probe.predict(vectors, self.threshold))
+
+    def _say(self, paths: Iterable[str], said: Prediction) -> None:
+        for path, shares, unsure in zip(paths, said.probabilities, said.abstained.tolist(), strict=True):
+            order = np.argsort(-shares, kind="stable").tolist()
+            chosen = [n for n in order if self.probe.multilabel and shares[n] >= 0.5] or order[:1]
+            genres = () if unsure else tuple(said.genres[n] for n in chosen)
+            ranking = tuple((said.genres[n], float(shares[n])) for n in order[: self.top])
+            self.answers[path] = Answer(path, genres, ranking)

@@ -1,0 +1,109 @@
+"""What the numbers rest on and what they say, in sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from embedstore.terminal import printable
+from probes.report.parts import shown, title_of
+from probes.results import CurvePoint, LayerResult, ProbeReport
+
+__all__ = ["basis", "facts", "kind", "row_name", "sentences", "size_of", "times"]
+
+_SPLITS = {"loo": "each track left out once", "lab": "the lab's random split"}
+_FROM_STORES = {"mfcc": "MFCC statistics", "random_weights": "the same network with random weights"}
+
+
+def kind(report: ProbeReport) -> str:
+    """Say what the classes are called: ``"genre"``, or ``"tag"`` where a track may have several."""
+    return "tag" if report.protocol.get("task") == "multi-label" else "genre"
+
+
+def basis(report: ProbeReport) -> str:
+    """Say how much stands behind the numbers, in one line."""
+    p = report.protocol
+    grouped = p.get("group") not in (None, "none")
+    parts = [
+        f"{report.n_tracks:,} tracks",
+        f"{len(report.genres)} {kind(report)}s",
+        f"{p['groups']:,} {p['group']} groups" if grouped else "artists not grouped",
+        f"{p['folds']} folds" if p.get("split", "cv") == "cv" else _SPLITS.get(p["split"], f"{p['split']} split"),
+    ]
+    return f"{', '.join(parts)} x {len(p['seeds'])} seeds"
+
+
+def row_name(result: LayerResult) -> str:
+    """Name of a layer, where it says more than its number."""
+    return "" if result.name in (f"layer {result.layer}", str(result.layer)) else printable(result.name)
+
+
+def times(counted: Mapping[str, int] | None, most: int = 3) -> str:
+    """Say how often each thing was chosen.
+
+    >>> times({"C=1": 9, "C=0.1": 6})
+    'C=1 (9 x), C=0.1 (6 x)'
+    """
+    counted = counted or {}
+    few = [f"{printable(name)} ({count} x)" for name, count in list(counted.items())[:most]]
+    return ", ".join(few) + (", ..." if len(counted) > most else "")
+
+
+def size_of(point: CurvePoint) -> str:
+    """Name a size of the training part."""
+    return f"{point.size:,} per genre" if point.shots else f"{point.size:,}"
+
+
+def facts(known: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Flatten nested names and values; what is empty is left out."""
+    for key, value in known.items():
+        name = f"{before}{printable(key)}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from facts(value, f"{name}: ")
+        elif isinstance(value, (list, tuple)) and value:
+            yield (
+                name,
+                ", ".join(
+                    printable(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str))
+                    for v in value
+                ),
+            )
+        elif value not in (None, "", [], ()):
+            yield name, printable(value)
+
+
+def sentences(report: ProbeReport) -> Iterator[str]:
+    """Say what was found, how far to trust it, and what a reader must know."""
+    p, several = report.protocol, len(report.results) > 1
+    if several:
+        yield (
+            "quote the row 'selected': its layer and settings were chosen inside each training part; the preferred layer's "
+            "own row was picked with all tracks and is optimistic"
+        )
+        yield from _indistinct(report)
+    unit = f"{p['group']} groups" if p.get("group") not in (None, "none") else "tracks"
+    yield (
+        f"intervals: 95 %, bootstrap over {p['groups']:,} {unit}, {p['resamples']:,} resamples, bias-corrected; they tell "
+        "of other tracks to test on, not of another training set"
+    )
+    if report.selectivity:
+        yield (
+            f"selectivity {shown(report.selectivity, 'difference')}: {title_of(report.measure)} of layer {report.best_layer} less "
+            "that of the same probe on shuffled labels"
+        )
+    missing = [name for key, name in _FROM_STORES.items() if key not in report.baselines]
+    if missing:
+        yield f"baselines not given: {', '.join(missing)}; embedstore build AUDIO --baselines makes them"
+    yield from report.notes
+
+
+def _indistinct(report: ProbeReport) -> Iterator[str]:
+    if not report.comparisons and not report.indistinct:
+        return
+    tested = "(paired test, Holm, 5 %)"
+    if report.indistinct:
+        layers = ", ".join(map(str, report.indistinct))
+        yield f"layers not distinguishable from the best (layer {report.best_layer}): {layers} {tested}"
+    else:
+        yield f"each other layer is distinguishable from the best (layer {report.best_layer}) {tested}"
