@@ -171,9 +171,8 @@ ASKED = _all(
 PROBING = _all(
     click.option(
         "--probe",
-        default="logistic",
-        show_default=True,
-        help="knn, logistic, ridge, centroid, mlp, genrenet, or a scikit-learn classifier by dotted path; several with commas.",
+        help="knn, logistic, ridge, centroid, mlp, genrenet, or a scikit-learn classifier by dotted path; several with commas. "
+        "[default: logistic]",
     ),
     click.option(
         "--preset",
@@ -245,7 +244,7 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:  # it repeats what it was given, such as the name of a file
             if as_json:
-                show_json({"error": error.format_message()})
+                show_json({"error": error.format_message()}, ctx.meta.get("stdout"))
             said = error.format_message().expandtabs().split("\n")
             raise click.UsageError("\n".join(map(printable, said)), error.ctx) from error
         except BrokenPipeError:
@@ -259,7 +258,7 @@ class _Group(click.Group):
         say(f"embedstore: {why}", err=True)
         if "stdout" in ctx.meta:
             with suppress(OSError):  # stdout may be what failed
-                show_json({"error": why})
+                show_json({"error": why}, ctx.meta["stdout"])
         ctx.exit(1)
 
 
@@ -561,7 +560,15 @@ def search(query: str | None, store: str, as_json: bool, **options: Any) -> None
 @main.command()
 @STORE
 @PROBING
-@click.option("--save", metavar="NAME", help="Keep the trained probe in the store, for `embedstore classify`.")
+@click.option(
+    "--save",
+    metavar="NAME|FILE",
+    help="Keep the trained probe for `embedstore classify`: NAME lies in the store, a path such as ./NAME where it says; an "
+    "earlier one is replaced.",
+)
+@click.option(
+    "--audit", is_flag=True, help="Also audit the (first) probe for leaks, as `embedstore audit`; a part of the report."
+)
 @REPORT
 @JSON
 @click.pass_context
@@ -592,7 +599,13 @@ def compare(ctx: click.Context, /, stores: tuple[str, str], as_json: bool, **opt
     "--probe", default="logistic", show_default=True, help="As of `embedstore probe`; one whose fits are quick."
 )
 @ASKED
-@click.option("--report", "folder", metavar="DIR", type=click.Path(), help="Write JSON, CSV and a plot there.")
+@click.option(
+    "--report",
+    "folder",
+    metavar="DIR",
+    type=click.Path(),
+    help="Write one HTML page, Markdown, JSON, CSV and plots there.",
+)
 @JSON
 def audit(store: str, as_json: bool, folder: str | None, **options: Any) -> None:
     """Show what the score owes to a track, album, artist or recording on both sides of a split.
@@ -602,7 +615,8 @@ def audit(store: str, as_json: bool, folder: str | None, **options: Any) -> None
     import probes
     from embedstore import terminal
 
-    if folder:
+    _end_politely()
+    if folder is not None:
         probes.make_folder(folder)  # say now that it cannot be written, not after the work
     opened, fresh = _open(store), options.pop("fresh")
     with terminal.progress_bar("auditing", quiet=as_json) as tell:
@@ -642,7 +656,10 @@ def baselines(ctx: click.Context, /, audio_dir: str | None, store: str, as_json:
 @click.option("--probe", metavar="NAME|FILE", help="A saved probe. [default: the only one of the store]")
 @click.option("--abstain", type=click.FloatRange(0, 1), metavar="P", help="Say 'not sure' below this probability.")
 @click.option(
-    "--risk", type=float, metavar="R", help="Say it where needed to keep wrong answers to this share, such as 0.2."
+    "--risk",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="R",
+    help="Say it where needed to keep wrong answers to this share, such as 0.2.",
 )
 @click.option("--top", type=click.IntRange(min=1), default=2, show_default=True, help="Genres to show.")
 @MODEL
@@ -660,6 +677,8 @@ def classify(ctx: click.Context, /, audio: tuple[str, ...], store: str, as_json:
     import probes
     from embedstore import terminal
 
+    if options["abstain"] is not None and options["risk"] is not None:
+        raise click.UsageError("--abstain and --risk both set the threshold; give one of the two")
     _end_politely()
     with terminal.progress_bar("encoding", quiet=as_json) as tell:
         found = probes.classify(_open(store), audio, progress=_Follow(tell), **options)
@@ -810,13 +829,15 @@ def _probe(
     folder: str | None,
     tracker: str | None,
     fresh: bool,
+    audit: bool = False,
     **options: Any,
 ) -> None:
     """Run probes and show what they found; the work that is finished stays in the (first) store."""
     import probes
     from embedstore import terminal
 
-    if folder:
+    _end_politely()
+    if folder is not None:
         probes.make_folder(folder)  # say now that it cannot be written, not after the work
     if tracker:
         probes.check_tracker(tracker)
@@ -830,10 +851,20 @@ def _probe(
             progress=lambda done, total: tell(done, total, ""),
             **given,
         )
-    files = probes.write_report(found, folder) if folder else []
-    _show(found.to_dict(), as_json, lambda _: probes.print_report(found, files))
-    if tracker:
-        probes.track(found, tracker, folder)
+        leaks = (
+            probes.audit_alike(source, found, cells=None if fresh else home.path / "cells", **given) if audit else None
+        )
+    files = probes.write_report(found, folder, audit=leaks) if folder else []
+    untold = ""
+    try:
+        files += probes.track(found, tracker, folder) if tracker else []
+    except EmbedstoreError as error:  # the numbers are there all the same
+        untold = str(error)
+    document = found.to_dict() | ({"audit": leaks.to_dict()} if leaks else {}) | ({"error": untold} if untold else {})
+    _show(document, as_json, lambda _: probes.print_report(found, files, audit=leaks))
+    if untold:
+        say(f"embedstore: {untold}", err=True)
+        ctx.exit(1)
 
 
 def _open(store: str) -> Any:

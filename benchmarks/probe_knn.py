@@ -28,8 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from probes.base import predictions
 from probes.knn import KNNProbe
-from probes.leaveout import leave_one_group_out
-from probes.sweep import standardise
+from probes.scaling import standardise
 
 KS, TEMPERATURES = (1, 3, 5, 10, 20, 50, 100, 200), (None, 0.02, 0.05, 0.07, 0.1, 0.2)
 GRID = [{"n_neighbors": k, "metric": "cosine", "temperature": t} for k in KS for t in TEMPERATURES]
@@ -57,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     x, y = synthetic(1400)
     once, rows = scale(x), np.arange(len(x))
-    ours = partial(leave_one_group_out, y=y, groups=rows, settings=GRID, n_classes=10)
+    ours = partial(KNNProbe().score_left_out, y=y, groups=rows, settings=GRID, n_classes=10)
     with threadpool_limits(1):
         times = side_by_side(
             {

@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 
 from probes.base import Problem, predictions, score_settings
 from probes.logistic import LogisticProbe
-from probes.sweep import standardise
+from probes.scaling import standardise
 
 CS = [float(c) for c in np.logspace(-4, 2, 7)]
 GRID = [{"C": c} for c in CS]

@@ -23,7 +23,7 @@ from _common import VERDICTS, header, side_by_side, table, verdict
 from threadpoolctl import threadpool_limits
 
 from probes.mix import LayerMix
-from probes.sweep import standardise
+from probes.scaling import standardise
 
 C, BEST = 0.01, 7
 Mix = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from probes.base import Problem, predictions, score_settings
 from probes.mlp import MLPProbe
+from probes.scaling import standardise
 from probes.splits import hold_out
-from probes.sweep import standardise
 
 GRID = MLPProbe.grid
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]

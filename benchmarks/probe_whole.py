@@ -49,14 +49,14 @@ import numpy as np
 from embedstore import EmbeddingStore
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import f1_score
-from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 store = EmbeddingStore.open(sys.argv[1])
 x = store.layer({BEST}).values.astype(np.float32)
 y, artist = np.arange(len(x)) % {GENRES}, np.arange(len(x)) % {ARTISTS}
 model = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs={GRID}, cv=4, max_iter=2000, scoring="f1_macro", n_jobs=1))
-guess = cross_val_predict(model, x, y, groups=artist, cv=GroupKFold(5), n_jobs=-1)
+guess = cross_val_predict(model, x, y, groups=artist, cv=StratifiedGroupKFold(5), n_jobs=-1)
 print(f1_score(y, guess, average="macro"))
 """
 

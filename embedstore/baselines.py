@@ -14,6 +14,7 @@ from embedstore.errors import EmbedstoreError, ParameterError
 from embedstore.options import EncoderOptions
 from embedstore.pipeline import BuildReport, build
 from embedstore.store import EmbeddingStore
+from embedstore.store.disk import explained
 
 __all__ = ["FOLDER", "build_baselines", "open_baselines"]
 
@@ -73,7 +74,8 @@ def build_baselines(
     reports = {}
     for name, encoder in encoders.items():
         target = store.path / FOLDER / name
-        target.parent.mkdir(exist_ok=True)
+        with explained(f"cannot make {target.parent}"):
+            target.parent.mkdir(exist_ok=True)
         for folder in folders:
             told = progress(name) if progress else None
             asked = EncoderOptions(**{**vars(encoder), "device": device})
@@ -83,12 +85,15 @@ def build_baselines(
     return reports
 
 
-def open_baselines(store: EmbeddingStore) -> dict[str, EmbeddingStore]:
-    """Open the baselines that a store has; one that cannot be opened is none."""
-    found = {}
+def open_baselines(store: EmbeddingStore) -> tuple[dict[str, EmbeddingStore], tuple[str, ...]]:
+    """Open the baselines that a store has; of one that cannot be opened, say why."""
+    found, notes = {}, []
     for name in ("mfcc", "random_weights"):
-        try:
-            found[name] = EmbeddingStore.open(store.path / FOLDER / name)
-        except EmbedstoreError:
+        folder = store.path / FOLDER / name
+        if not folder.is_dir():
             continue
-    return found
+        try:
+            found[name] = EmbeddingStore.open(folder)
+        except EmbedstoreError as error:
+            notes.append(f"no baseline {name}: {error}")
+    return found, tuple(notes)

@@ -260,17 +260,18 @@ def show_classify(found: dict[str, Any]) -> None:
         say("note: " + note, err=True)
     for answer in found["answers"]:
         if "error" in answer:
-            say(f"{answer['path']}: {answer['error']}", err=True)
+            say(f"{below_here(answer['path'])}: {answer['error']}", err=True)
     rows = []
     for answer in (one for one in found["answers"] if "ranking" in one):
         first, *others = [f"{one['genre']} {one['probability']:.2f}" for one in answer["ranking"]]
-        rows.append((below_here(answer["path"]), answer["genre"] or "not sure", first, ", ".join(others)))
+        rows.append((below_here(answer["path"]), ";".join(answer["genres"]) or "not sure", first, ", ".join(others)))
     title = f"genres by the probe {found['probe']}"
     if found["threshold"]:
         title += f", where the first has at least {found['threshold']:.2f}"
     if found["coverage"] is not None:
         title += f" (as {100 * found['coverage']:.0f} % of the tracks had that it was calibrated on)"
-    show_table(("file", "genre", "first", "then"), rows, title=title)
+    if rows:
+        show_table(("file", "genre", "first", "then"), rows, title=title)
 
 
 def show_labels(report: dict[str, Any]) -> None:

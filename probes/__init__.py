@@ -19,6 +19,7 @@ _PUBLIC = {
     "Protocol": "probes.protocol",
     "Study": "probes.results",
     "SavedProbe": "probes.saved",
+    "audit_alike": "probes.audit",
     "audit_leaks": "probes.audit",
     "classify": "probes.classification",
     "check_tracker": "probes.tracking",

@@ -24,7 +24,7 @@ from probes.results import Comparison, CurvePoint, LayerResult, ProbeReport, Sco
 from probes.significance import indistinct
 from probes.splits import groups_per_class
 from probes.sweep import Outcome, cross_validate
-from probes.table import Table, said, tabulate
+from probes.table import Table, tabulate
 from probes.task import Task
 
 __all__ = ["Arm", "Finished", "Work", "compare_arms"]
@@ -89,6 +89,8 @@ class Arm:
     def rounds(self) -> int:
         """How often the sweeps of this arm tick."""
         several = len(self.features)
+        if self.protocol.split == "loo" and any(len(feature.values) > 1 for feature in self.features):
+            raise ParameterError("a mix of layers would be learned anew for each group left out; name another --layer")
         counts = [self.plan.rounds(several), self.plan.rounds(1)]
         counts += [plan.rounds(len(self.beside[name])) for name, plan in self.baselines.items()]
         return sum(counts) + sum(plan.rounds(several) for _, _, plan in self.curve)
@@ -98,8 +100,9 @@ class Arm:
         outcome = work(self.plan, self.features, screen=self.protocol.screen)
         best = self.features[outcome.best : outcome.best + 1]
         control = work(self.plan, best, y=_shuffled(self.plan))
-        others = {name: work(plan, self.beside[name]) for name, plan in self.baselines.items()}
-        points = [(size, shots, plan, work(plan, self.features)) for size, shots, plan in self.curve]
+        screen = self.protocol.screen
+        others = {name: work(plan, self.beside[name], screen=screen) for name, plan in self.baselines.items()}
+        points = [(*point, work(point[-1], self.features, screen=screen)) for point in self.curve]
         return Finished(self, outcome, control, others, points)
 
 
@@ -129,12 +132,6 @@ def _shuffled(plan: Plan) -> Ints:
     return np.stack([np.random.default_rng([seed, 0x5EED]).permutation(plan.y) for seed in plan.seeds])
 
 
-def _nested(plan: Plan, layer_of: Ints, values: Any) -> Any:
-    """Take from rows of shape (n_features, n_seeds, n, ...) the feature chosen for each seed and fold."""
-    seeds = np.arange(len(plan.seeds))[:, None]
-    return values[layer_of[seeds, plan.folds], seeds, np.arange(values.shape[2])]
-
-
 @dataclass(frozen=True, repr=False, eq=False)
 class Finished:
     """One probe on one encoder, after the work: how its arrays become a report."""
@@ -145,25 +142,25 @@ class Finished:
     others: Mapping[str, Outcome]
     points: Sequence[tuple[int, bool, Plan, Outcome]]
 
-    def _values(self, outcome: Outcome) -> Any:
-        return said(outcome.predictions, outcome.scores, multilabel=self.arm.task.multilabel)
-
     @property
     def nested(self) -> Any:
         """What the layer chosen inside each training part said, shape (n_seeds, n, ...)."""
-        return _nested(self.arm.plan, self.outcome.layer_of, self._values(self.outcome))
+        return self._nested(self.outcome)
+
+    def _nested(self, outcome: Outcome, layer_of: Ints | None = None) -> Any:
+        return outcome.nested(self.arm.plan.folds, multilabel=self.arm.task.multilabel, layer_of=layer_of)
 
     def report(self) -> ProbeReport:
         """Score and describe everything."""
         arm, task, outcome = self.arm, self.arm.task, self.outcome
-        shown = np.flatnonzero(~(outcome.inner == -1).any((1, 2))).tolist()
-        values = self._values(outcome)
+        shown, values = outcome.whole, outcome.values(multilabel=task.multilabel)
         majority = (
             np.zeros_like(values[0]) if task.multilabel else np.full_like(values[0], np.bincount(task.y).argmax())
         )
         names = ["majority", "shuffled_labels", *self.others]
-        beside = [_nested(arm.baselines[n], o.layer_of, self._values(o)) for n, o in self.others.items()]
-        rows = [*values[shown], self.nested, majority, self._values(self.control)[0], *beside]
+        beside = [self._nested(other) for other in self.others.values()]
+        control = self.control.values(multilabel=task.multilabel)[0]
+        rows = [*values[shown], self.nested, majority, control, *beside]
         table = tabulate(arm.plan, np.stack(rows), arm.protocol.resamples)
         n = len(shown)
         results = tuple(self._layer(table, row, number) for row, number in enumerate(shown))
@@ -173,9 +170,9 @@ class Finished:
             "selected",
             *(name.replace("_", " ") for name in names),
         ]
-        among = table.compare([(best, row) for row in range(n) if row != best] if best is not None else [], titles)
-        against = table.compare([(n, n + 3 + row) for row in range(len(self.others))], titles)
-        alike = set(indistinct(among))
+        pairs = [(best, row) for row in range(n) if row != best] if best is not None else []
+        compared = table.compare(pairs + [(n, n + 3 + row) for row in range(len(self.others))], titles)
+        alike = set(indistinct(compared[: len(pairs)]))
         return ProbeReport(
             probe=arm.title,
             source=arm.source.about,
@@ -183,31 +180,33 @@ class Finished:
             tracks_per_genre=task.counts,
             n_tracks=len(task.y),
             excluded=task.excluded,
-            protocol=self._protocol(len(table.samples)),
+            protocol=self._protocol(table),
             results=results,
             selected=self._selected(table, n, arm.plan, outcome),
             best_layer=arm.features[outcome.best].layer,
             confusion=None if task.multilabel else {"labels": list(task.genres), "matrix": table.confusion(n).tolist()},
             baselines={name: Score(**table.score(n + 1 + row)) for row, name in enumerate(names)},
             selectivity=None if best is None else table.difference(best, n + 2),
-            comparisons=(*among, *against),
-            indistinct=tuple(result.layer for row, result in enumerate(results) if titles[row] in alike),
+            comparisons=compared,
+            indistinct=tuple(result.layer for row, result in enumerate(results) if titles[row] in alike)
+            if pairs
+            else None,
             curve=tuple(self._point(*point) for point in self.points),
             quality=self._quality(),
             notes=(*task.notes, *arm.plan.notes, *self._screened(shown), *self._few_groups(), *self._warned()),
             versions={"embedstore": __version__} | {name: version(name) for name in ("numpy", "scikit-learn", "torch")},
         )
 
-    def save(self, name: str | Path, report: ProbeReport) -> Path:
+    def save(self, name: str | Path, report: ProbeReport, work: Work) -> Path:
         """Train the preferred layer with the setting chosen most often on all tracks, and keep it."""
         from probes.probefile import probe_path
         from probes.saved import keep_probe
 
         best, arm = self.outcome.best, self.arm
-        setting = int(np.bincount(self.outcome.setting[best].ravel()).argmax())
+        setting = int(np.bincount(self.outcome.setting[best][self.outcome.inner[best] != -1]).argmax())
         # calibrated by scores of this very setting: those of the sweep come from whatever each fold chose
         one = replace(arm.plan, settings=(arm.plan.settings[setting],), inner=())
-        scores = cross_validate(one, [arm.features[best]]).scores[0]
+        scores = work(one, [arm.features[best]]).scores[0]
         path = probe_path(name, arm.source.about.get("store", ""))
         keep_probe(
             path,
@@ -265,15 +264,15 @@ class Finished:
         return outcome.layer_of if plan.inner or not self.arm.plan.inner else self.outcome.layer_of
 
     def _point(self, size: int, shots: bool, plan: Plan, outcome: Outcome) -> CurvePoint:
-        values = self._values(outcome)
-        nested = _nested(plan, self._layer_of(plan, outcome), values)
-        table = tabulate(plan, np.stack([*values, nested]), self.arm.protocol.resamples)
+        shown, values = outcome.whole, outcome.values(multilabel=plan.multilabel)
+        nested = outcome.nested(plan.folds, multilabel=plan.multilabel, layer_of=self._layer_of(plan, outcome))
+        table = tabulate(plan, np.stack([*values[shown], nested]), self.arm.protocol.resamples)
         return CurvePoint(
             size=size,
             shots=shots,
             n_train=float(np.mean([len(r.train) for r in plan.outer])),
-            selected=self._selected(table, len(values), plan, outcome),
-            results=tuple(self._layer(table, row, row, plan, outcome) for row in range(len(values))),
+            selected=self._selected(table, len(shown), plan, outcome),
+            results=tuple(self._layer(table, row, number, plan, outcome) for row, number in enumerate(shown)),
         )
 
     def _quality(self) -> Mapping[str, Any] | None:
@@ -283,19 +282,20 @@ class Finished:
 
         return layer_quality(self.arm.features, self.arm.task.y)
 
-    def _protocol(self, resamples: int) -> dict[str, Any]:
+    def _protocol(self, table: Table) -> dict[str, Any]:
         arm, plan = self.arm, self.arm.plan
         return {
             "task": "multi-label" if arm.task.multilabel else "single-label",
             "split": arm.protocol.split,
             "folds": plan.n_folds,
             "seeds": list(plan.seeds),
-            "group": arm.protocol.group if arm.protocol.split != "lab" else "none",
-            "groups": int(plan.groups.max()) + 1,
+            "group": arm.protocol.together,
+            "groups": int(table.groups.max()) + 1,
+            "tested": int((plan.folds >= 0).sum(1).mean()),
             "inner": plan.choice,
             "scaling": "mean and standard deviation of the training part",
             "interval": "95 %: bootstrap over groups, bias-corrected; other test tracks, not another training set",
-            "resamples": resamples,
+            "resamples": len(table.samples),
             "settings": [_plain(setting) for setting in plan.settings],
             "parameters": _plain(plan.probe.get_params()),
         }
@@ -308,7 +308,7 @@ class Finished:
         task = self.arm.task
         counts = groups_per_class(task.y, task.groups)
         few = [f"{task.genres[number]} ({counts[number]})" for number in np.flatnonzero(counts < 5)]
-        unit = "artist groups" if self.arm.protocol.group == "artist" else "tracks"
+        unit = "artist groups" if self.arm.protocol.together == "artist" else "tracks"
         return [f"fewer than 5 {unit} stand behind {', '.join(few)}: read these genres with care"] if few else []
 
     def _warned(self) -> list[str]:

@@ -23,18 +23,20 @@ import numpy as np
 
 from embedstore.errors import ParameterError
 from embedstore.types import TrackLabels, track_id
+from probes.arm import Work
 from probes.base import Ints, load_probe
 from probes.cells import Cells
 from probes.layers import Feature, Source, load_features, open_source
 from probes.plan import Plan, make_plan
+from probes.presets import PRESETS
 from probes.protocol import Protocol
-from probes.results import Interval, Score, plain
+from probes.results import Interval, ProbeReport, Score, Study, plain
 from probes.splits import LEVELS, group_tracks, join_groups
-from probes.sweep import cross_validate
-from probes.table import Table, said
+from probes.statistics import Samples
+from probes.table import tabulate
 from probes.task import make_task
 
-__all__ = ["KINDS", "AuditReport", "Grouping", "Offenders", "audit_leaks"]
+__all__ = ["KINDS", "AuditReport", "Grouping", "Offenders", "audit_alike", "audit_leaks"]
 
 KINDS = (*LEVELS[1:], "near-duplicate")
 _LISTED = 20
@@ -191,7 +193,8 @@ def audit_leaks(
     known = [opened.labels.get(int(key), TrackLabels()) for key in task.keys]
     kept = {level: group_tracks(known, level) for level in LEVELS} | {"near-duplicate": task.groups}
     alike = {**kept, "near-duplicate": join_groups(kept["none"], pairs)}
-    folds = min(folds, int(task.groups.max()) + 1)
+    asked, folds = folds, min(folds, int(task.groups.max()) + 1)
+    fewer = [f"{asked} folds were asked; there are {folds} groups, so {folds} folds were made"] if folds < asked else []
     how: dict[str, Any] = {"seeds": protocol.chosen_seeds, "folds": folds, "n_features": len(features)}
     strictest = make_plan(model, task.y, task.groups, **how)
     plans = {
@@ -201,13 +204,17 @@ def audit_leaks(
         for name, of in kept.items()
     }
     said_under = _run(plans, features, jobs, Cells(cells), progress)
-    table = Table(task.y, task.groups, np.stack(list(said_under.values())), len(task.genres), resamples)
+    # each grouping has folds of its own; the groups that are drawn are the strictest's for all
+    tables = [
+        tabulate(replace(plans[name], groups=task.groups), values[None], resamples)
+        for name, values in said_under.items()
+    ]
     rows = tuple(
         Grouping(
             name=name,
             groups=int(of.max()) + 1,
-            score=Score(**table.score(row)),
-            gap=(gap := table.difference(row, len(kept) - 1)),
+            score=Score(**tables[row].score(0)),
+            gap=(gap := _gap(tables[row].samples, tables[-1].samples)),
             leaks=gap.value > _SURE * (gap.value - gap.low),
             divided={kind: _tracks_divided(alike[kind], plans[name].folds) for kind in KINDS},
         )
@@ -227,7 +234,7 @@ def audit_leaks(
             "folds": folds,
             "seeds": list(protocol.chosen_seeds),
             "layers": [feature.layer for feature in features],
-            "resamples": len(table.samples),
+            "resamples": len(tables[0].samples),
             "interval": "95 %: bootstrap over the strictest groups, the same resamples for all groupings",
         },
         groupings=rows,
@@ -240,8 +247,34 @@ def audit_leaks(
             for kind, found in examples.items()
         ),
         verdict=_verdict(rows),
-        notes=(*task.notes, *strictest.notes),
+        notes=(*task.notes, *fewer, *strictest.notes),
     )
+
+
+def audit_alike(source: Any, found: ProbeReport | Study, **options: Any) -> AuditReport:
+    """Audit what a report tells of: its first probe, or the one that a preset stands for.
+
+    Parameters
+    ----------
+    source : EmbeddingStore
+    found : ProbeReport or Study
+    **options
+        Of `probes.presets.run`; those that an audit has no use for are left out.
+    """
+    report = found.reports[0] if isinstance(found, Study) else found
+    name = options.get("preset")
+    probe = PRESETS[name].make() if name else report.probe
+    names = ("genres", "layer", "folds", "seeds", "multilabel", "jobs", "cells")
+    kept = {key: options[key] for key in names if key in options}
+    return audit_leaks(source, probe, **({"layer": "concat"} if name == "seed" else {}) | kept)
+
+
+def _gap(under: Samples, strictest: Samples) -> Interval:
+    """Give the main measure under one grouping less that under the strictest, both drawn alike."""
+    name = strictest.main
+    first, second = (float(np.nanmean(samples.observed[name][0])) for samples in (under, strictest))
+    moved = under[name][:, 0] - strictest[name][:, 0]
+    return Interval.of(first - second, moved, widen=strictest.widen, least=-1.0)
 
 
 def _near_duplicates(source: Source, seconds: Mapping[int, float] | None) -> Ints:
@@ -278,22 +311,12 @@ def _run(
     """
     first = {name: next(n for n, p in plans.items() if np.array_equal(p.groups, plans[name].groups)) for name in plans}
     total = sum(plans[name].rounds(len(features)) for name in set(first.values()))
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, total)
-
+    work = Work(jobs, cells, progress, total)
     found: dict[str, Any] = {}
     for name, same in first.items():
         if same == name:
             plan = plans[name]
-            outcome = cross_validate(plan, features, jobs=jobs, tick=tick, cells=cells)
-            values = said(outcome.predictions, outcome.scores, multilabel=plan.y.ndim == 2)
-            seeds = np.arange(len(plan.seeds))[:, None]
-            found[name] = values[outcome.layer_of[seeds, plan.folds], seeds, np.arange(len(plan.y))]
+            found[name] = work(plan, features).nested(plan.folds, multilabel=plan.multilabel)
         else:
             found[name] = found[same]
     return found

@@ -28,6 +28,11 @@ __all__ = [
     "BUILTIN",
     "Probe",
     "Problem",
+    "at_least_two",
+    "both_sides",
+    "fit_model",
+    "grade",
+    "indicators",
     "load_probe",
     "predictions",
     "score_one_by_one",
@@ -111,6 +116,11 @@ class Probe(Protocol):
     ``score_settings(problems, settings)``, which gives for each problem a float64 array (n_settings, n_eval, n_classes):
     higher is likelier, -inf for a class that the training part lacks. One that offers it and sets ``multilabel = True``
     also takes problems with several tags a row; for all others one copy is fitted per tag.
+
+    A ``fit`` with a parameter ``groups`` gets the groups of the rows, see `Problem`. A ``score_left_out`` as `probes.knn`
+    has it makes ``--split loo`` possible. A built-in probe is saved by its ``state()``, a dict of arrays that with the
+    parameters and classes are all it learned; ``load_state(arrays)`` takes them into an unfitted copy, on which whoever
+    restores has set ``classes_`` and ``n_features_in_``.
     """
 
     def fit(self, X: Matrix, y: Ints) -> Any:  # noqa: N803  # scikit-learn's name
@@ -231,24 +241,44 @@ def _score(probe: Any, problem: Problem, setting: Setting) -> Matrix:
 
     if problem.multilabel:
         return np.stack([_score_tag(probe, problem, tag, setting) for tag in range(problem.n_classes)], axis=1)
-    model = clone(probe).set_params(**setting)
-    extra = {"groups": problem.groups} if "groups" in inspect.signature(model.fit).parameters else {}
-    model.fit(problem.x_train, problem.y_train, **extra)
-    scores = problem.spread(_graded(model, problem))
+    model = fit_model(clone(probe).set_params(**setting), problem.x_train, problem.y_train, problem.groups)
+    scores = problem.spread(grade(model, problem.x_eval, problem.taught))
     chosen = np.asarray(model.predict(problem.x_eval), dtype=np.int64)
     at_odds = np.flatnonzero(predictions(scores) != chosen)  # its own word counts: a threshold, a rule for ties
     scores[at_odds, chosen[at_odds]] = np.nextafter(scores[at_odds].max(1), np.inf)
     return scores
 
 
-def _graded(model: Any, problem: Problem) -> Matrix:
-    """Take the finest scores that a classifier has, shape (n_eval, n_taught)."""
+def fit_model(model: Any, x: Matrix, y: Ints, groups: Ints) -> Any:
+    """Fit a classifier, and tell it the groups of the rows if it asks for them."""
+    extra = {"groups": groups} if "groups" in inspect.signature(model.fit).parameters else {}
+    model.fit(x, y, **extra)  # a plug-in's may give nothing back
+    return model
+
+
+def grade(model: Any, x: Matrix, classes: Ints) -> Matrix:
+    """Take the finest scores that a classifier of `classes` has, shape (n, n_classes)."""
     for method in ("decision_function", "predict_proba"):
         if hasattr(model, method):
-            scores = np.asarray(getattr(model, method)(problem.x_eval), dtype=np.float64)
-            # one number for two classes is their difference: the log-odds, where there are any
-            return np.stack([-scores, scores], axis=1) / 2 if scores.ndim == 1 else scores
-    return np.asarray(model.predict(problem.x_eval)[:, None] == problem.taught, dtype=np.float64)
+            scores = np.asarray(getattr(model, method)(x), dtype=np.float64)
+            return both_sides(scores) if scores.ndim == 1 else scores
+    return indicators(model.predict(x), classes)
+
+
+def both_sides(margin: Matrix) -> Matrix:
+    """Score two classes, shape (..., 2), by their difference, shape (...): the log-odds, where there are any."""
+    return np.stack([-margin, margin], axis=-1) / 2
+
+
+def indicators(y: Ints, classes: Ints) -> Matrix:
+    """Write which of `classes` each row has, shape (n, n_classes): 0 or 1, from class numbers or from all tags."""
+    return np.asarray(y[:, classes] if y.ndim == 2 else y[:, None] == classes, dtype=np.float64)
+
+
+def at_least_two(classes: Ints) -> None:
+    """Refuse a training part with nothing to tell apart."""
+    if len(classes) < 2:
+        raise ParameterError("a classifier needs at least 2 classes; the training rows have one class")
 
 
 def _score_tag(probe: Any, problem: Problem, tag: int, setting: Setting) -> Matrix:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import ParameterError
-from probes.base import Ints, Matrix
+from probes.base import Ints, Matrix, indicators
 
 __all__ = [
     "Calibrated",
@@ -39,6 +39,7 @@ _FOLDS = 5
 _LEVELS = 20  # of coverage, in a risk curve
 _LEAST = 10  # tracks with a tag, and as many without it, for a slope and bias of its own
 _LEAST_SHARE = 1e-3
+_STEEPEST = 1e18  # of a slope: rounding noise for scores does not reach it, and a logit stays finite
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -58,6 +59,12 @@ class Calibration:
     bias: Matrix
     multilabel: bool = False
     shares: bool = False
+
+    def __post_init__(self) -> None:
+        if not ((self.slope >= 0) & (self.slope <= _STEEPEST)).all() or not np.isfinite(self.bias).all():
+            raise ParameterError(
+                f"slopes are within 0..{_STEEPEST:g}, biases finite; got {self.slope.min():g}..{self.slope.max():g}"
+            )
 
     def __call__(self, scores: Matrix) -> Matrix:
         """Turn scores into probabilities, shape (..., n_classes); -inf counts as the lowest score of its row.
@@ -94,10 +101,6 @@ def _are_shares(scores: Matrix) -> bool:
     return bool((filled >= 0).all() and np.allclose(filled.sum(-1), 1, atol=1e-6))
 
 
-def _targets(y: Ints, n_classes: int) -> Matrix:
-    return np.asarray(y if y.ndim == 2 else np.eye(n_classes)[y], dtype=np.float64)
-
-
 def fit_calibration(scores: Matrix, y: Ints, repeats: float = 1) -> Calibration:
     """Find the slopes (and biases) of least log loss.
 
@@ -117,7 +120,7 @@ def fit_calibration(scores: Matrix, y: Ints, repeats: float = 1) -> Calibration:
     """
     n_classes, multilabel = scores.shape[-1], y.ndim == 2
     shares = not multilabel and _are_shares(scores)
-    z, targets = _prepared(scores, shares), _targets(y, n_classes)
+    z, targets = _prepared(scores, shares), indicators(y, np.arange(n_classes))
     if not multilabel:
         smooth = targets + (1 / n_classes - targets) / (len(y) / repeats + 1)
         return Calibration(np.full(n_classes, _temperature(z, smooth)), np.zeros(n_classes), shares=shares)
@@ -198,7 +201,7 @@ def brier_score(probabilities: Matrix, y: Ints) -> float:
 
     With one label a track summed over classes, 0..2; with tags averaged over them, 0..1. Shapes as for `calibration_error`.
     """
-    squares = (probabilities - _targets(y, probabilities.shape[-1])) ** 2
+    squares = (probabilities - indicators(y, np.arange(probabilities.shape[-1]))) ** 2
     return float(squares.mean() if y.ndim == 2 else squares.sum(-1).mean())
 
 
@@ -209,7 +212,7 @@ class RiskCurve:
     Attributes
     ----------
     thresholds : tuple of float
-        Falling; the last is 0.
+        Falling, at least one; the last is 0: it answers all.
     coverage : tuple of float
         Share of the tracks that get an answer.
     risk : tuple of float
@@ -222,6 +225,17 @@ class RiskCurve:
     coverage: tuple[float, ...]
     risk: tuple[float, ...]
     bound: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        columns = (self.thresholds, self.coverage, self.risk, self.bound)
+        plain = all(type(value) in (int, float) and 0 <= value <= 1 for column in columns for value in column)
+        if not plain or len(set(map(len, columns))) > 1 or self.thresholds[-1:] != (0,):
+            raise ParameterError(
+                "a risk curve has equally many thresholds, coverages, risks and bounds, all within 0..1, the last threshold 0; "
+                f"got {columns!r:.200}"
+            )
+        if any(np.diff(self.thresholds) >= 0) or any(np.diff(self.coverage) < 0):
+            raise ParameterError(f"the thresholds of a risk curve fall, its coverage grows; got {columns[:2]!r:.200}")
 
     def threshold_for(self, risk: float) -> tuple[float, float]:
         """Choose the threshold that answers most tracks with at most this share of wrong answers, by the bound.
@@ -238,13 +252,20 @@ class RiskCurve:
         if not 0 < risk < 1:
             raise ParameterError(f"a risk is a share of wrong answers between 0 and 1; got {risk}")
         if not (reached := [place for place, bound in enumerate(self.bound) if bound <= risk]):
-            best = int(np.argmin(self.bound))
             raise ParameterError(
-                f"no threshold promises at most {risk:g} wrong answers on so few tracks: the surest {self.coverage[best]:.0%} "
-                f"were wrong {self.risk[best]:.1%} of the time, which bounds it by {self.bound[best]:.1%}; allow a higher "
-                "risk, or set a threshold yourself"
+                f"no threshold promises at most {risk:g} wrong answers: {self._why_not(risk)}; the least that can be promised is "
+                f"{np.ceil(1000 * min(self.bound)) / 1000:g}: allow that, or set a threshold yourself"
             )
         return self.thresholds[reached[-1]], self.coverage[reached[-1]]
+
+    def _why_not(self, risk: float) -> str:
+        """Say what is in the way of a risk: the probe, or the number of tracks that could vouch for it."""
+        near = [place for place, measured in enumerate(self.risk) if measured <= risk]
+        best = min(near, key=self.bound.__getitem__) if near else int(np.argmin(self.risk))
+        found = f"the surest {self.coverage[best]:.0%} of the tracks were answered wrongly in {self.risk[best]:.1%} of the cases"
+        if near:
+            return f"{found}, but these are so few that it may be {self.bound[best]:.1%}"
+        return f"the probe is too weak: at best, {found}"
 
 
 def risk_curve(confidence: Matrix, wrong: NDArray[np.bool_], groups: Ints, repeats: float = 1) -> RiskCurve:
@@ -358,7 +379,7 @@ def calibrate(scores: NDArray[Any], y: Ints, groups: Ints, seed: int = 0) -> Cal
 
 def _measured(probabilities: Matrix, y: Ints) -> dict[str, float]:
     kept = np.clip(probabilities, 1e-15, 1 - 1e-15)
-    targets = _targets(y, kept.shape[-1])
+    targets = indicators(y, np.arange(kept.shape[-1]))
     losses = -targets * np.log(kept)
     losses = (losses - (1 - targets) * np.log1p(-kept)).mean(-1) if y.ndim == 2 else losses.sum(-1)
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,18 +40,21 @@ class Answer:
         Likeliest genres with their probabilities; empty if the file failed.
     error : str
         Why the file could not be heard.
+    trained_on : bool
+        Whether this sound was among the probe's training tracks.
     """
 
     path: str
     genres: tuple[str, ...] = ()
     ranking: tuple[tuple[str, float], ...] = ()
     error: str = ""
+    trained_on: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; ``genre`` is None if the probe is not sure or the file failed."""
+        """Plain data for JSON; ``genres`` is empty if the probe is not sure or the file failed."""
         ranking = [{"genre": genre, "probability": share} for genre, share in self.ranking]
-        first = {"path": self.path, "genre": ";".join(self.genres) or None}
-        return first | ({"error": self.error} if self.error else {"ranking": ranking})
+        first = {"path": self.path, "genres": list(self.genres)}
+        return first | ({"error": self.error} if self.error else {"ranking": ranking, "trained_on": self.trained_on})
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Classification:
     answers : tuple of Answer
         In the order of the files.
     notes : tuple of str
-        What was passed over.
+        What was passed over, and what the probe is worth.
     """
 
     probe: str
@@ -156,7 +159,30 @@ def classify(
     hearing = _Hearing(store, saved, threshold, top)
     hearing.run(files, options, jobs=jobs, timeout=timeout, progress=progress)
     answers = tuple(hearing.answers[file.full_path] for file in files)
-    return Classification(saved.name, threshold, coverage, answers, notes)
+    return Classification(saved.name, threshold, coverage, answers, (*notes, *_worth(saved, answers)))
+
+
+def _worth(probe: SavedProbe, answers: Sequence[Answer]) -> list[str]:
+    """Say how far a probe's answers, if there are any, can be believed."""
+    from probes.report.parts import title_of
+
+    if all(answer.error for answer in answers):
+        return []
+    trained = f"the probe was trained on {probe.tracks} tracks of {len(probe.genres)} genres"
+    score = (
+        f"{title_of(probe.measure)} {probe.score} on tracks held out" if probe.score else "no score was kept with it"
+    )
+    notes = [f"{trained}; {score}"]
+    if probe.worsened:
+        worse = ", ".join(
+            f"{title_of(n)} {old:.3f} before, {new:.3f} after" for n, (old, new) in probe.worsened.items()
+        )
+        notes.append(f"calibration did not help on {probe.tracks} tracks: {worse}; take its probabilities as rough")
+    if known := sum(answer.trained_on for answer in answers):
+        notes.append(
+            f"{known} of these files were among its training tracks: that it knows them says nothing of others"
+        )
+    return notes
 
 
 def _find(audio: Iterable[str | os.PathLike[str]]) -> tuple[list[AudioFile], tuple[str, ...]]:
@@ -211,7 +237,7 @@ class _Hearing:
         if outcome.embeddings is not None:
             halves = self._as_stored(outcome.embeddings)
             if all(np.isfinite(values).all() for values in halves.values()):
-                self._say([path], self.probe.predict(halves, self.threshold))
+                self._say([path], [outcome.key], self.probe.predict(halves, self.threshold))
             else:
                 self.answers[path] = Answer(path, error="its vectors are beyond the range of float16")
         elif outcome.key is not None:
@@ -234,12 +260,15 @@ class _Hearing:
             some = paths[start : start + _BLOCK]
             keys = np.array([self.keys[path] for path in some])
             vectors = {layer.number: self.store.vectors(keys, layer.number) for layer in self.probe.heard}
-            self._say(some, self.probe.predict(vectors, self.threshold))
+            self._say(some, keys, self.probe.predict(vectors, self.threshold))
 
-    def _say(self, paths: Iterable[str], said: Prediction) -> None:
-        for path, shares, unsure in zip(paths, said.probabilities, said.abstained.tolist(), strict=True):
+    def _say(self, paths: Iterable[str], keys: Any, said: Prediction) -> None:
+        trained = np.isin(keys, self.probe.keys).tolist()
+        for path, known, shares, unsure in zip(
+            paths, trained, said.probabilities, said.abstained.tolist(), strict=True
+        ):
             order = np.argsort(-shares, kind="stable").tolist()
             chosen = [n for n in order if self.probe.multilabel and shares[n] >= 0.5] or order[:1]
             genres = () if unsure else tuple(said.genres[n] for n in chosen)
             ranking = tuple((said.genres[n], float(shares[n])) for n in order[: self.top])
-            self.answers[path] = Answer(path, genres, ranking)
+            self.answers[path] = Answer(path, genres, ranking, trained_on=known)

@@ -55,7 +55,7 @@ class Pairs:
         return f"Pairs({len(self)})"
 
 
-def near_duplicates(vectors: Array, seconds: Array, *, least_seconds: float = 1.0, least_share: float = 0.02) -> Pairs:
+def near_duplicates(vectors: Array, seconds: Array) -> Pairs:
     """Find pairs of rows that are one recording.
 
     Parameters
@@ -63,9 +63,7 @@ def near_duplicates(vectors: Array, seconds: Array, *, least_seconds: float = 1.
     vectors : float array, shape (n, dim)
         One layer; a wide one in the middle of a network tells recordings apart best.
     seconds : float array, shape (n,)
-        Durations. Two tracks of one recording differ by at most the larger of `least_seconds` and `least_share` of the
-        longer one.
-    least_seconds, least_share : float
+        Durations. Two tracks of one recording differ by at most 1 s, or 2 % of the longer one if that is more.
 
     Raises
     ------
@@ -95,7 +93,7 @@ def near_duplicates(vectors: Array, seconds: Array, *, least_seconds: float = 1.
     ordinary = tenth[rows].min(1)  # distance to the tenth neighbour, of the track that has it nearer
     a, b = seconds[rows].T
     same = 1 - similarity < min(_NEARER, _reach_of_chance(fifth, tenth)) * ordinary
-    same &= np.abs(a - b) <= np.maximum(least_seconds, least_share * np.maximum(a, b))
+    same &= np.abs(a - b) <= np.maximum(1.0, 0.02 * np.maximum(a, b))
     order = np.argsort(-similarity[same], kind="stable")
     return Pairs(rows[same][order], similarity[same][order])
 

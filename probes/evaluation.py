@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -141,39 +142,49 @@ def study(
     first = next(iter(opened.values()))
     if save is not None:
         _check_save(save, models, opened, protocol)
-    if baselines is None:
-        baselines = open_baselines(source) if hasattr(source := next(iter(sources.values())), "path") else {}
-    others = {name: open_source(source, labelled=False) for name, source in baselines.items()}
     keys = first.keys
     for other in opened.values():
         keys = keys[np.isin(keys, other.keys)]
-    task = _task(first, keys, protocol)
-    lacking = {name: int((~np.isin(task.keys, other.keys)).sum()) for name, other in others.items()}
-    beside = {name: _beside(other, layer, task.keys) for name, other in others.items() if not lacking[name]}
-    notes = [f"no baseline {name}: its store lacks {n} of {len(task.y)} tracks" for name, n in lacking.items() if n]
+    task = _task(list(opened.values()), keys, protocol)
+    notes = []
     if len(keys) < len(first.keys):
         notes.append(f"{len(first.keys) - len(keys)} tracks are not in every store and were left out")
     arms = []
     for name, one in opened.items():
         features = load_features(one, layer, task.keys)
+        beside, why = _beside(sources[name], baselines, layer, task.keys)
+        notes += [note for note in why if note not in notes]
         arms += [Arm(title, name, model, one, features, beside, task, protocol) for title, model in models]
-    work = Work(jobs, Cells(cells), progress, sum(arm.rounds for arm in arms))
+    total = sum(arm.rounds for arm in arms) + (replace(arms[0].plan, inner=()).rounds(1) if save is not None else 0)
+    work = Work(jobs, Cells(cells), progress, total)
     finished = [arm.run(work) for arm in arms]
-    work.cells.trim()
     reports = [one.report() for one in finished]
     if save is not None:
-        path = finished[0].save(save, reports[0])
-        notes.append(f"the probe is kept in {path}; use it with: embedstore classify AUDIO")
+        path = finished[0].save(save, reports[0], work)
+        use = shlex.join(["--probe", str(save), "--store", first.about.get("store", "")])
+        notes.append(f"the probe is kept in {path}; use it with: embedstore classify AUDIO {use}")
+    work.cells.trim()
     found = tuple(replace(report, notes=(*notes, *report.notes)) for report in reports)
     return Study(reports=found, comparisons=compare_arms(finished))
 
 
-def _beside(source: Source, layer: int | str | Sequence[int | str], keys: Ints) -> tuple[Feature, ...]:
-    """Read the same layers of a baseline; all that it has where it has not these."""
-    try:
-        return load_features(source, layer, keys)
-    except (ParameterError, UnknownNameError):
-        return load_features(source, "all", keys)
+def _beside(
+    store: Any, known: Mapping[str, Any] | None, layer: Any, keys: Ints
+) -> tuple[dict[str, tuple[Feature, ...]], list[str]]:
+    """Read the same layers of baselines (given, or those of a store), all where one has not these; say which cannot serve."""
+    found, torn = (known or {}, ()) if known is not None or not hasattr(store, "path") else open_baselines(store)
+    notes = list(torn)
+    beside = {}
+    for name, other in found.items():
+        source = open_source(other, labelled=False)
+        if lacking := int((~np.isin(keys, source.keys)).sum()):
+            notes.append(f"no baseline {name}: its store lacks {lacking} of {len(keys)} tracks")
+            continue
+        try:
+            beside[name] = load_features(source, layer, keys)
+        except (ParameterError, UnknownNameError):
+            beside[name] = load_features(source, "all", keys)
+    return beside, notes
 
 
 def _models(probes: Sequence[Any], names: Sequence[str] | None) -> list[tuple[str, Any]]:
@@ -194,15 +205,16 @@ def _check_save(
     probe_path(save, next(iter(opened.values())).about.get("store", ""))
 
 
-def _task(source: Source, keys: Ints, protocol: Protocol) -> Task:
-    """Choose tracks; recordings that sound the same belong together, where their length is known."""
-    pairs = source.near_duplicates(keys) if protocol.group != "none" else None
+def _task(sources: Sequence[Source], keys: Ints, protocol: Protocol) -> Task:
+    """Choose tracks; recordings that sound the same to any encoder belong together, where their length is known."""
+    found = [source.near_duplicates(keys) for source in sources] if protocol.together != "none" else []
+    pairs = [some for some in found if some is not None]
     return make_task(
         keys,
-        source.labels,
+        sources[0].labels,
         protocol.genres,
-        protocol.group,
+        protocol.together,
         multilabel=protocol.multilabel,
         official=protocol.split == "official",
-        pairs=pairs,
+        pairs=np.concatenate(pairs) if pairs else None,
     )

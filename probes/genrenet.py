@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,8 +36,8 @@ class GenreNetProbe(NetworkProbe):
         The convolution's: of any sign and sum.
     """
 
-    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({"dropout": 0.8}, {"dropout": 0.7}, {"dropout": 0.6})
-    inner_folds: ClassVar[int] = 2
+    grid = ({"dropout": 0.8}, {"dropout": 0.7}, {"dropout": 0.6})
+    inner_folds = 2
 
     def __init__(
         self,

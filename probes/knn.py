@@ -1,22 +1,24 @@
 """k nearest neighbours; every k, metric and temperature from one matrix product.
 
 Squared distances and cosines both come from the inner products of the rows, votes for each k and temperature from one
-partial sort.
+partial sort. Leaving each group of rows out in turn takes two products more, although every group held out leaves another
+mean and deviation to the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from scipy.sparse import csr_array
 
-from probes.base import Ints, Matrix, Problem
+from embedstore.errors import ParameterError
+from probes.base import Ints, Matrix, Problem, Setting, indicators
+from probes.classifier import Classifier
+from probes.scaling import Scale
 
 __all__ = ["METRICS", "KNNProbe"]
 
@@ -25,7 +27,7 @@ _BLOCK = 2**23  # similarities at once: 64 MB
 _TIE = 1e-9  # of a vote: far less than one vote in a million neighbours
 
 
-class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class KNNProbe(Classifier):
     """Vote of the k most similar training rows.
 
     Of classes with equally many votes, the one with the nearest voter wins; of rows equally near, the earlier is taken
@@ -50,8 +52,8 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
     array(['a'], dtype='<U1')
     """
 
-    grid: ClassVar[Sequence[Mapping[str, Any]]] = tuple({"n_neighbors": k} for k in (20, 10, 5, 3, 1))
-    multilabel: ClassVar[bool] = True
+    grid = tuple({"n_neighbors": k} for k in (20, 10, 5, 3, 1))
+    learned = ("_x", "_y")
 
     def __init__(self, n_neighbors: int = 5, metric: str = "cosine", temperature: float | None = None) -> None:
         self.n_neighbors = n_neighbors
@@ -60,84 +62,132 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
         """Keep the training rows, shape (n, dim), and their classes, shape (n,)."""
-        complete([{}], self.get_params())
-        X, y = validate_data(self, X, y, dtype=np.float64)  # noqa: N806
-        check_classification_targets(y)
-        self.classes_, self._y = np.unique(y, return_inverse=True)
-        self._x = X
-        return self
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Give the training rows and the numbers of their classes."""
-        return {"x": self._x, "y": self._y}
-
-    def load_state(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Take what `state` gave."""
-        self._x, self._y = arrays["x"], arrays["y"]
+        self._complete([{}])
+        self._x, self._y = self._read(X, y)
         return self
 
     def predict_proba(self, X: Any) -> Matrix:  # noqa: N803
         """Share of votes of each class, shape (n_eval, n_classes); the tie rule shows as a billionth of a vote."""
-        check_is_fitted(self, "classes_")
-        X = validate_data(self, X, reset=False, dtype=np.float64)  # noqa: N806
-        return np.asarray(_shares(self._x, ballots_of(self._y, len(self.classes_)), X, [self.get_params()])[0])
+        x = self._rows(X)
+        return np.asarray(_shares(self._x, _ballots(self._y, np.arange(len(self.classes_))), x, [self.get_params()])[0])
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """Class of each row, shape (n_eval,)."""
-        shares = self.predict_proba(X)
-        return np.asarray(self.classes_[shares.argmax(1)])
-
-    def score_settings(self, problems: Iterable[Problem], settings: Sequence[Mapping[str, Any]]) -> list[Matrix]:
+    def score_settings(self, problems: Iterable[Problem], settings: Sequence[Setting]) -> list[Matrix]:
         """Score with every setting from one product per problem: shares of votes; of tags, share for less share against."""
-        filled = complete(settings, self.get_params())
-        return [
-            p.spread(_shares(p.x_train, ballots_of(p.y_train, p.n_classes)[:, [*p.taught, -1]], p.x_eval, filled))
-            for p in problems
-        ]
+        filled = self._complete(settings)
+        return [p.spread(_shares(p.x_train, _ballots(p.y_train, p.taught), p.x_eval, filled)) for p in problems]
+
+    def score_left_out(
+        self,
+        x: NDArray[Any],
+        y: Ints,
+        groups: Ints,
+        settings: Sequence[Setting],
+        n_classes: int,
+        *,
+        standardise: bool = True,
+    ) -> Matrix:
+        """Score each row by the votes of all rows of other groups, for every setting.
+
+        Parameters
+        ----------
+        x : float array, shape (n, dim)
+        y : int64 array, shape (n,), or (n, n_classes) with 1 where a tag is given
+        groups : int64 array, shape (n,)
+            All different: leave one out.
+        settings : sequence of dict
+            What one leaves out is the probe's own.
+        n_classes : int
+        standardise : bool
+            Scale by mean and deviation of the rows of the other groups, for each group anew; or leave rows as they are.
+
+        Returns
+        -------
+        float64 array, shape (n_settings, n, n_classes)
+            As from `score_settings`.
+
+        Raises
+        ------
+        ParameterError
+            All rows are of one group.
+
+        Notes
+        -----
+        With m and w, the mean and inverse variance of the others, <a, b> = sum_d w_d (a_d - m_d)(b_d - m_d) of scaled rows
+        is the product of w (a - m) with b, less a number; their squared lengths are products of (w, -2 w m) with (b^2, b).
+        """
+        _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        if len(sizes) < 2:
+            raise ParameterError(f"leave-one-group-out needs at least 2 groups; all {len(x)} rows are of one")
+        filled, ballots, dim = self._complete(settings), _ballots(y, np.arange(n_classes)), x.shape[1]
+        x, offset = x.astype(np.float64), np.zeros(dim)
+        if standardise:  # by all rows first, so that nothing below is lost to rounding
+            scale = Scale.of(x)
+            varies = np.isfinite(scale.deviation[0])
+            x, offset = scale(x)[:, varies], (scale.mean / scale.deviation)[0, varies]
+        both, member = np.hstack([x**2, x]), csr_array((np.ones(len(x)), (codes, np.arange(len(x)))))
+        scores = np.empty((len(settings), len(x), n_classes))
+        order = np.argsort(codes, kind="stable")
+        for block in _blocks(len(x), len(x)):
+            rows = order[block]
+            held, of = np.unique(codes[rows], return_inverse=True)
+            if standardise:
+                middle, weight = _scales(both, codes, member[held], held, offset)
+            else:
+                of, middle, weight = np.zeros_like(of), np.zeros((1, dim)), np.ones((1, dim))
+            away = x[rows] - middle[of]
+            scaled = away * weight[of]
+            inner = scaled @ x.T - np.vecdot(scaled, middle[of])[:, None]
+            theirs = np.hstack([weight, -2 * weight * middle]) @ both.T + np.vecdot(weight, middle**2)[:, None]
+            barred = codes[rows, None] == codes
+            scores[:, rows] = _vote(inner, np.vecdot(scaled, away), theirs[of], dim, ballots, filled, barred)
+        shown = ballots[:, :-1] > 0
+        others = shown.sum(0) - (member @ shown)[codes]
+        untaught = (others == 0) | (others == (len(x) - sizes[codes])[:, None]) if y.ndim == 2 else others == 0
+        scores[:, untaught] = 0 if y.ndim == 2 else -np.inf
+        return scores
+
+    def _complete(self, settings: Sequence[Setting]) -> list[dict[str, Any]]:
+        """Fill in what the settings leave out, and check them."""
+        filled = [{**self.get_params(), **setting} for setting in settings]
+        for setting in filled:
+            k, metric, temperature = setting["n_neighbors"], setting["metric"], setting["temperature"]
+            if k < 1:
+                raise ParameterError(f"n_neighbors must be at least 1; got {k}")
+            if metric not in METRICS:
+                raise ParameterError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
+            if temperature is not None and not temperature > 0:
+                raise ParameterError(f"temperature must be above 0, or None for plain votes; got {temperature}")
+        return filled
 
 
-def complete(settings: Sequence[Mapping[str, Any]], rest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Fill in what the settings leave out, and check them."""
-    filled = [{**rest, **setting} for setting in settings]
-    for setting in filled:
-        k, metric, temperature = setting["n_neighbors"], setting["metric"], setting["temperature"]
-        if k < 1:
-            raise ValueError(f"n_neighbors must be at least 1; got {k}")
-        if metric not in METRICS:
-            raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
-        if temperature is not None and not temperature > 0:
-            raise ValueError(f"temperature must be above 0, or None for plain votes; got {temperature}")
-    return filled
-
-
-def ballots_of(y: Ints, n_classes: int) -> Matrix:
+def _ballots(y: Ints, classes: Ints) -> Matrix:
     """Say for which classes each row votes (1) and, of tags, against which (-1); the last column counts its votes."""
-    votes = 2 * y - 1 if y.ndim == 2 else y[:, None] == np.arange(n_classes)
-    return np.hstack([votes, np.ones((len(y), 1))])
+    given = indicators(y, classes)
+    return np.hstack([2 * given - 1 if y.ndim == 2 else given, np.ones((len(y), 1))])
 
 
-def blocks(n_eval: int, n_train: int) -> Iterator[slice]:
+def _blocks(n_eval: int, n_train: int) -> Iterator[slice]:
     size = max(1, _BLOCK // n_train)
     return (slice(start, start + size) for start in range(0, n_eval, size))
 
 
-def _shares(x: Matrix, ballots: Matrix, x_eval: Matrix, settings: Sequence[Mapping[str, Any]]) -> Matrix:
+def _shares(x: Matrix, ballots: Matrix, x_eval: Matrix, settings: Sequence[Setting]) -> Matrix:
     """Shares of votes, shape (n_settings, n_eval, n_classes)."""
     shares = np.empty((len(settings), len(x_eval), ballots.shape[1] - 1))
     theirs = np.vecdot(x, x)[None]
-    for block in blocks(len(x_eval), len(x)):
+    for block in _blocks(len(x_eval), len(x)):
         rows = x_eval[block]
-        shares[:, block] = vote(rows @ x.T, np.vecdot(rows, rows), theirs, x.shape[1], ballots, settings)
+        shares[:, block] = _vote(rows @ x.T, np.vecdot(rows, rows), theirs, x.shape[1], ballots, settings)
     return shares
 
 
-def vote(
+def _vote(
     inner: Matrix,
     own: Matrix,
     theirs: Matrix,
     dim: int,
     ballots: Matrix,
-    settings: Sequence[Mapping[str, Any]],
+    settings: Sequence[Setting],
     barred: NDArray[np.bool_] | None = None,
 ) -> Matrix:
     """Shares of votes from inner products (n_eval, n), squared lengths (n_eval,) and (n_eval or 1, n), and who may not vote."""
@@ -163,7 +213,7 @@ def _inverse_length(squares: Matrix) -> Matrix:
     )
 
 
-def _count(similarity: Matrix, ballots: Matrix, settings: Sequence[Mapping[str, Any]]) -> Matrix:
+def _count(similarity: Matrix, ballots: Matrix, settings: Sequence[Setting]) -> Matrix:
     """Count the votes of the k most similar for each k and temperature, the nearer class ahead by a hair."""
     n = similarity.shape[1]
     ends = sorted({min(setting["n_neighbors"], n) for setting in settings})
@@ -196,3 +246,16 @@ def _nearest(similarity: Matrix, k: int) -> Ints:
     near[cut] = np.sort(np.argsort(-similarity[cut], axis=1, kind="stable")[:, :k], axis=1)
     value[cut] = np.take_along_axis(similarity[cut], near[cut], 1)
     return np.take_along_axis(near, np.argsort(-value, axis=1, kind="stable"), 1)
+
+
+def _scales(both: Matrix, codes: Ints, member: Any, held: Ints, offset: Matrix) -> tuple[Matrix, Matrix]:
+    """Mean and inverse variance (0 for a constant) of the rows outside each held group, shapes (n_held, dim)."""
+    left = len(both) - member.sum(1)[:, None]
+    squares, mean = np.hsplit((both.sum(0) - member @ both) / left, 2)
+    variance = squares - mean**2
+    for group, d in np.argwhere(variance < 1e-6):  # nearly all of it was the group's: the difference above is rounding
+        rest = both[codes != held[group], len(offset) + d]
+        mean[group, d], variance[group, d] = rest.mean(), rest.var()
+    least = 1e-10 * (np.abs(offset + mean) + np.abs(mean))  # the rule of `Scale`, and above rounding
+    varies = variance > least**2
+    return mean, np.divide(1, variance, out=np.zeros_like(variance), where=varies)

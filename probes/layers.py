@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from embedstore.errors import ParameterError, UnknownNameError
 from embedstore.labels import data_set_of
 from embedstore.types import Layer, LayerMatrix, TrackLabels
+from probes.cells import digest
 
-__all__ = ["Feature", "Source", "load_features", "open_source"]
+__all__ = ["JOINT", "Feature", "Source", "join_layers", "load_features", "open_source"]
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -41,6 +43,11 @@ class Feature:
     name: str
     values: Floats
     parts: tuple[str, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """Sum of the values."""
+        return digest(self.values)
 
     def __repr__(self) -> str:
         return f"Feature({self.name}, {self.values.shape})"
@@ -151,10 +158,10 @@ def load_features(source: Source, which: int | str | Sequence[int | str], keys: 
     if not layers and not joint:
         raise ParameterError("no layer is asked for; give 'all', a number or a name")
     features = [Feature(layer.number, layer.name, _rows(source, layer, keys)[None], (layer.name,)) for layer in layers]
-    return (*features, *_join(source, joint, keys))
+    return (*features, *_joint(source, joint, keys))
 
 
-def _join(source: Source, joint: Sequence[str], keys: Ints) -> Iterator[Feature]:
+def _joint(source: Source, joint: Sequence[str], keys: Ints) -> Iterator[Feature]:
     """Make features of all layers together."""
     if not joint:
         return
@@ -167,11 +174,14 @@ def _join(source: Source, joint: Sequence[str], keys: Ints) -> Iterator[Feature]
         )
     rows, names = [_rows(source, layer, keys) for layer in source.layers], tuple(layer.name for layer in source.layers)
     for which in joint:
-        if which == "mean":
-            values = np.stack(rows).mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
-        else:
-            values = np.concatenate(rows, axis=1)[None] if which == "concat" else np.stack(rows)
-        yield Feature(which, f"{which} of {len(rows)} layers", values, names)
+        yield Feature(which, f"{which} of {len(rows)} layers", join_layers(which, rows), names)
+
+
+def join_layers(which: int | str, rows: Sequence[Floats]) -> Floats:
+    """Put the rows of layers, shapes (n, dim), together as `Feature.values`, shape (n_layers of a mix, else 1, n, dim)."""
+    if which == "mean":
+        return np.asarray(np.stack(rows).mean(0, keepdims=True, dtype=np.float64).astype(np.float32))
+    return np.stack(rows) if which == "mix" else np.concatenate(rows, axis=1)[None]
 
 
 def _find(layers: Sequence[Layer], asked: Iterable[int | str]) -> list[Layer]:

@@ -7,24 +7,21 @@ model have nothing outside it (Hastie and Tibshirani 2004, Biostatistics 5:329).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from probes.base import Ints, Matrix, Problem, score_one_by_one
+from probes.base import Ints, Matrix, Problem, Setting, at_least_two, both_sides, indicators, score_one_by_one
+from probes.classifier import Classifier
 
 __all__ = ["Axes", "LinearProbe", "Solution"]
 
 Solution = tuple[Matrix, Matrix, int]  # weights (n_columns, dim), intercepts (n_columns,), steps taken
 
 
-class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class LinearProbe(Classifier):
     """A classifier whose scores are ``X @ coef_.T + intercept_``.
 
     Attributes
@@ -37,7 +34,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
 
     shared: ClassVar[str]
     """The parameter whose values are tried together."""
-    multilabel: ClassVar[bool] = True
+    learned = ("coef_", "intercept_")
 
     @abstractmethod
     def _solve(self, x: Matrix, given: Matrix, values: Sequence[float], *, apart: bool) -> Iterator[Solution]:
@@ -55,36 +52,18 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
         """Fit on rows X, shape (n, dim), and classes y, shape (n,)."""
-        X, y = validate_data(self, X, y, dtype=np.float64)  # noqa: N806
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        X, codes = self._read(X, y)  # noqa: N806
         given = _columns(codes, np.arange(len(self.classes_)))
         values = [getattr(self, self.shared)]
         self.coef_, self.intercept_, self.n_iter_ = next(self._solve(X, given, values, apart=given.shape[1] == 1))
         return self
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Give the weights."""
-        return {"coef": self.coef_, "intercept": self.intercept_}
-
-    def load_state(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Take what `state` gave."""
-        self.coef_, self.intercept_ = arrays["coef"], arrays["intercept"]
-        return self
-
     def decision_function(self, X: Any) -> Matrix:  # noqa: N803
         """Scores, shape (n_eval, n_classes); of the second class, shape (n_eval,), for two classes."""
-        check_is_fitted(self, "coef_")
-        X = validate_data(self, X, reset=False, dtype=np.float64)  # noqa: N806
-        scores = np.asarray(X @ self.coef_.T + self.intercept_)
+        scores = np.asarray(self._rows(X) @ self.coef_.T + self.intercept_)
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """Class of each row, shape (n_eval,)."""
-        scores = self.decision_function(X)
-        return np.asarray(self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)])
-
-    def score_settings(self, problems: Iterable[Problem], settings: Sequence[Mapping[str, Any]]) -> list[Matrix]:
+    def score_settings(self, problems: Iterable[Problem], settings: Sequence[Setting]) -> list[Matrix]:
         """Score with every value of the shared parameter after one rotation per problem."""
         if any(set(setting) - {self.shared} for setting in settings):
             return score_one_by_one(self, problems, settings)
@@ -95,41 +74,61 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         tags, taught = problem.multilabel, problem.taught
         if tags and not len(taught):
             return np.zeros((len(values), len(problem.x_eval), problem.n_classes))
-        given = problem.y_train[:, taught].astype(np.float64) if tags else _columns(problem.y_train, taught)
-        fits = self._solve(problem.x_train, given, values, apart=tags or len(taught) == 2)
+        two = not tags and len(taught) == 2
+        given = (indicators if tags else _columns)(problem.y_train, taught)
+        fits = self._solve(problem.x_train, given, values, apart=tags or two)
         scores = np.stack([problem.x_eval @ coef.T + intercept for coef, intercept, _ in fits])
-        return problem.spread(
-            np.concatenate([-scores, scores], axis=2) / 2 if not tags and len(taught) == 2 else scores
-        )
+        return problem.spread(both_sides(scores[..., 0]) if two else scores)
 
 
 def _columns(codes: Ints, taught: Ints) -> Matrix:
     """One column per class, shape (n, n_classes); for two classes that of the second."""
-    if len(taught) < 2:
-        raise ValueError(f"a classifier needs at least 2 classes; got {len(taught)} class")
-    return np.asarray(codes[:, None] == (taught[1:] if len(taught) == 2 else taught), dtype=np.float64)
+    at_least_two(taught)
+    return indicators(codes, taught[1:] if len(taught) == 2 else taught)
 
 
 @dataclass(frozen=True, repr=False)
 class Axes:
     """Principal axes of some rows, as arrays of numpy or torch.
 
-    Coordinates after a column of ones (n, 1 + rank), orthonormal basis (dim, rank), sum of squares along each axis (rank,).
+    Attributes
+    ----------
+    x : array, shape (n, dim)
+        The rows.
+    vectors : array, shape (min(n, dim), rank)
+        Eigenvectors of ``x @ x.T`` where there are fewer rows than dimensions, else of ``x.T @ x``.
+    squares : array, shape (rank,)
+        Sum of squares of the rows along each axis.
     """
 
-    rows: Any
-    basis: Any
+    x: Any
+    vectors: Any
     squares: Any
 
     @classmethod
-    def of(cls, x: Any, xp: Any = np) -> Axes:
-        """Rotate rows, shape (n, dim), with the functions of `xp`: numpy or torch."""
-        wide = len(x) < x.shape[1]
-        squares, vectors = xp.linalg.eigh(x @ x.T if wide else x.T @ x)
+    def of(cls, x: Any, xp: Any = np) -> Self:
+        """Rotate rows with the functions of `xp`: numpy or torch."""
+        squares, vectors = xp.linalg.eigh(x @ x.T if len(x) < x.shape[1] else x.T @ x)
         # an axis with less than 1e-14 of the largest's square is rounding; it could not move a logit by more than 1e-7
         kept = squares > 1e-14 * squares[-1]
-        squares, vectors = squares[kept], vectors[:, kept]
-        lengths = xp.sqrt(squares)
-        basis = x.T @ (vectors / lengths) if wide else vectors
-        rows = vectors * lengths if wide else x @ vectors
-        return cls(xp.concatenate([xp.ones_like(x[:, :1]), rows], axis=1), basis, squares)
+        return cls(x, vectors[:, kept], squares[kept])
+
+    @property
+    def wide(self) -> bool:
+        """Whether there are fewer rows than dimensions."""
+        return len(self.x) < int(self.x.shape[1])
+
+    @property
+    def rows(self) -> Any:
+        """Coordinates of the rows, shape (n, rank)."""
+        return self.vectors * self.squares**0.5 if self.wide else self.x @ self.vectors
+
+    def along(self, y: Any) -> Any:
+        """Multiply the coordinates with columns: ``rows.T @ y``, shape (rank, n_columns)."""
+        if self.wide:
+            return self.squares[:, None] ** 0.5 * (self.vectors.T @ y)
+        return self.vectors.T @ (self.x.T @ y)
+
+    def back(self, weights: Any) -> Any:
+        """Turn weights of the coordinates, shape (rank, n_columns), into weights of the dimensions."""
+        return self.x.T @ (self.vectors / self.squares**0.5 @ weights) if self.wide else self.vectors @ weights

@@ -10,9 +10,9 @@ objective in these coordinates, in about a third of the steps: first on float32 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -41,10 +41,11 @@ class LogisticProbe(LinearProbe):
         Most steps; a warning says when they ran out.
     device : str
         ``"cpu"``: numpy, one C after the other. Another device of torch's, as ``"cuda"``: every C and tag in one product.
+        ``"auto"``: a CUDA device if there is one.
     """
 
     shared = "C"
-    grid: ClassVar[Sequence[Mapping[str, Any]]] = tuple({"C": c} for c in (1e-4, 1e-3, 1e-2, 1e-1, 1.0))
+    grid = tuple({"C": c} for c in (1e-4, 1e-3, 1e-2, 1e-1, 1.0))
 
     def __init__(self, C: float = 0.01, tol: float = 2e-5, max_iter: int = 2000, device: str = "cpu") -> None:  # noqa: N803
         self.C = C
@@ -64,26 +65,30 @@ class LogisticProbe(LinearProbe):
     def _solve(self, x: Matrix, given: Matrix, values: Sequence[float], *, apart: bool) -> Iterator[Solution]:
         xp, send, fetch = library = _library(self.device)
         axes, targets = Axes.of(send(x), xp), send(given)
+        fine = xp.concatenate([xp.ones_like(axes.x[:, :1]), axes.rows], axis=1)
+        rows = xp.asarray(fine, dtype=xp.float32), fine
         # one C after the other may stop when it is done; a GPU is quicker with all of them in one product
         for batch in [[value] for value in values] if xp is np else [values]:
-            weights, steps = self._minimise(axes, targets, np.array(batch), apart, library)
+            weights, steps = self._minimise(rows, axes.squares, targets, np.array(batch), apart, library)
             for number in range(len(batch)):
-                yield fetch(axes.basis @ weights[1:, number]).T, fetch(weights[0, number]), steps
+                yield fetch(axes.back(weights[1:, number])).T, fetch(weights[0, number]), steps
 
-    def _minimise(self, axes: Axes, given: Any, values: Matrix, apart: bool, library: _Library) -> tuple[Any, int]:
+    def _minimise(
+        self, both: tuple[Any, Any], squares: Any, given: Any, values: Matrix, apart: bool, library: _Library
+    ) -> tuple[Any, int]:
         """Minimise mean cross-entropy + |w|^2 / (2 C n), summed over every C and over columns that stand apart.
 
-        Gives weights, shape (1 + rank, n_values, n_columns), and the number of steps.
+        `both` are the coordinates after a column of ones, in float32 for the way and in float64 for its end. Gives weights, shape (1 + rank, n_values, n_columns), and the number of steps.
         """
         from scipy.optimize import minimize
 
         xp, send, fetch = library
         n, columns = given.shape
-        variances = send(np.append(1, fetch(axes.squares) / n)[:, None, None])
+        variances = send(np.append(1, fetch(squares) / n)[:, None, None])
         ridge = np.tile(1 / (values[:, None] * n), (len(variances), 1, 1))
         ridge[0] = 0  # the intercept is free
         ridge, weights = send(ridge), send(np.zeros((len(variances), len(values), columns)))
-        rows, shares = xp.asarray(axes.rows, dtype=xp.float32), given[:, None].mean(0, keepdims=True)
+        (rows, fine), shares = both, given[:, None].mean(0, keepdims=True)
 
         def objective(flat: Matrix) -> tuple[float, Matrix]:
             nonlocal shares
@@ -97,7 +102,7 @@ class LogisticProbe(LinearProbe):
             curvature = (shares * (1 - shares)).mean(0)
             curvature = curvature if apart else curvature.mean(1, keepdims=True)
             stretch = xp.sqrt((0.3 * curvature).clip(1e-8) * variances + ridge)
-            exact = rows is axes.rows
+            exact = rows is fine
             tol = self.tol if exact else max(self.tol, _COARSE)
             options = {"gtol": tol, "ftol": 0.0, "maxiter": min(leg, self.max_iter - steps), "maxfun": 10 * leg}
             end = minimize(objective, fetch(weights * stretch).ravel(), jac=True, method="L-BFGS-B", options=options)
@@ -108,16 +113,21 @@ class LogisticProbe(LinearProbe):
                 warnings.warn(f"logistic regression stopped after {steps} steps", ConvergenceWarning, stacklevel=2)
                 return weights, steps
             if end.status != 1:  # not for want of steps: float32 carries no further
-                rows = axes.rows
+                rows = fine
 
 
 def _library(device: str) -> _Library:
     """Choose numpy, or torch on a device; how an array gets there, and back."""
-    if device == "cpu":
+    chosen = device
+    if not device.startswith("cpu"):
+        from embedstore.encoders.base import pick_device
+
+        chosen = pick_device(device)
+    if chosen == "cpu" or (device == "auto" and chosen == "mps"):  # which has no float64
         return np, np.asarray, np.asarray
     import torch
 
-    return torch, partial(torch.tensor, device=device), lambda tensor: tensor.cpu().numpy()
+    return torch, partial(torch.tensor, device=chosen), lambda tensor: tensor.cpu().numpy()
 
 
 def _cross_entropy(rows: Any, weights: Any, given: Any, apart: bool, xp: Any) -> tuple[Any, Any, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+
+from probes.base import Ints, Matrix, indicators
 
 __all__ = ["LayerMix"]
-
-Matrix = NDArray[np.float64]
 
 _STRIDE = (
     30.0  # a unit step of L-BFGS moves the mixing weights so much more than the classifier's (measured: 10..100 alike)
@@ -52,13 +51,13 @@ class LayerMix:
         self.tol = tol
         self.max_iter = max_iter
 
-    def fit(self, layers: Matrix, y: NDArray[np.int64]) -> Self:
+    def fit(self, layers: Matrix, y: Ints) -> Self:
         """Learn from standardised layers, shape (n_layers, n, dim), and classes, shape (n,), or tags, shape (n, n_tags)."""
         from scipy.optimize import minimize
         from scipy.special import expit, log_softmax, softmax
 
         n_layers, n, dim = layers.shape
-        target = y if y.ndim == 2 else np.eye(int(y.max()) + 1)[y][:, np.unique(y)]
+        target = y if y.ndim == 2 else indicators(y, np.unique(y))
         flat = layers.astype(np.float32).reshape(n_layers, n * dim)  # half the bytes to read
         penalty = 1 / (self.C * n)
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import clone
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from embedstore.errors import ParameterError
-from probes.base import Matrix, Problem, Setting
+from probes.base import Matrix, Problem, Setting, at_least_two, both_sides
+from probes.classifier import Classifier
 from probes.networks import Member, Recipe, Trained, logits_of, train
 from probes.splits import hold_out
 
@@ -23,7 +24,7 @@ __all__ = ["MLPProbe", "NetworkProbe"]
 _STACK = 32  # networks that train side by side: more only take more memory
 
 
-class NetworkProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class NetworkProbe(Classifier):
     """What probes that train networks share; a probe gives the `Recipe` of its settings.
 
     With several tags a row (`y` of shape (n, n_tags), zeros and ones) each tag is an output of one network.
@@ -37,9 +38,6 @@ class NetworkProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     several_ : bool
         Whether it learned several tags a row.
     """
-
-    multilabel: ClassVar[bool] = True
-    grid: ClassVar[Sequence[Mapping[str, Any]]]
 
     def _recipe(self) -> Recipe:
         raise NotImplementedError
@@ -75,12 +73,11 @@ class NetworkProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Class of each row, shape (n_eval,); with several tags a row zeros and ones, shape (n_eval, n_tags)."""
-        logits = self._logits(X)
-        return np.asarray((logits > 0).astype(np.int64) if self.several_ else self.classes_[logits.argmax(1)])
+        check_is_fitted(self)
+        return (self._logits(X) > 0).astype(np.int64) if self.several_ else super().predict(X)
 
     def _logits(self, X: Any) -> Matrix:  # noqa: N803
-        check_is_fitted(self)
-        return logits_of(validate_data(self, X, reset=False, dtype=np.float64), self.weights_)
+        return logits_of(self._rows(X), self.weights_)
 
     def score_settings(self, problems: Iterable[Problem], settings: Sequence[Setting]) -> Iterator[Matrix]:
         """Score with every setting; problems and settings of one shape train side by side."""
@@ -119,9 +116,8 @@ def _members(probes: Sequence[NetworkProbe], problem: Problem, known: dict[Any, 
         kinds, n_outputs = problem.y_train, problem.n_classes
     else:
         classes, kinds = np.unique(problem.y_train, return_inverse=True)
+        at_least_two(classes)
         n_outputs = len(classes)
-        if n_outputs < 2:
-            raise ParameterError("a classifier needs at least 2 classes; the training rows have one class")
     for probe in probes:
         recipe = probe._recipe()  # noqa: SLF001
         if recipe.mixed and x.shape[1] % recipe.mixed:
@@ -141,7 +137,7 @@ def _scores(logits: Matrix, problem: Problem) -> Matrix:
     if problem.multilabel:
         logits = logits[:, problem.taught]
     elif logits.shape[1] == 2:  # only the difference counts
-        logits = logits - logits.mean(1, keepdims=True)
+        logits = both_sides(logits[:, 1] - logits[:, 0])
     return problem.spread(logits)
 
 
@@ -182,8 +178,8 @@ class MLPProbe(NetworkProbe):
         Seed of weights, batches, dropout and held-out rows.
     """
 
-    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({"dropout": 0.5}, {"dropout": 0.2})
-    inner_folds: ClassVar[int] = 2
+    grid = ({"dropout": 0.5}, {"dropout": 0.2})
+    inner_folds = 2
 
     def __init__(
         self,

@@ -224,9 +224,19 @@ class _Stack:
         self.y, self.y_valid = (y[rows].to(device) for rows in (~held, held))
         self.keep_rate = 1 - torch.tensor([m.recipe.dropout for m in members], device=device)[:, None, None]
         self.layers = self._start(members[0], len(members))
-        settings = [{"lr": m.recipe.learning_rate, "weight_decay": m.recipe.weight_decay} for m in members]
+        # members of one rate share a call of the optimiser, unless a rate may change by itself
+        how = [
+            (m.recipe.learning_rate, m.recipe.weight_decay, 0 if m.recipe.plateau is None else slot)
+            for slot, m in enumerate(members)
+        ]
+        kinds = list(dict.fromkeys(how))
+        self.group_of = [kinds.index(own) for own in how]
         self.adam = torch.optim.AdamW(
-            [{"params": self._trained(slot), **how} for slot, how in enumerate(settings)], fused=True
+            [
+                {"params": self._trained_in(number), "lr": rate, "weight_decay": decay}
+                for number, (rate, decay, _) in enumerate(kinds)
+            ],
+            fused=True,
         )
 
     def _start(self, member: Member, n: int) -> dict[str, list[Tensor]]:
@@ -252,8 +262,9 @@ class _Stack:
             for name, tensor in start.items()
         }
 
-    def _trained(self, slot: int) -> list[Tensor]:
-        return [tensors[slot] for tensors in self.layers.values() if tensors[slot].requires_grad]
+    def _trained_in(self, group: int) -> list[Tensor]:
+        slots = [slot for slot, own in enumerate(self.group_of) if own == group]
+        return [each[slot] for slot in slots for each in self.layers.values() if each[slot].requires_grad]
 
     def weights(self, slot: int) -> Weights:
         """Copy one member's weights."""
@@ -261,14 +272,16 @@ class _Stack:
 
     def halve(self, slot: int) -> None:
         """Halve a member's learning rate."""
-        self.adam.param_groups[slot]["lr"] /= 2
+        self.adam.param_groups[self.group_of[slot]]["lr"] /= 2
 
     def keep(self, slots: Sequence[int]) -> None:
         """Let the other members go."""
         self.of = [self.of[slot] for slot in slots]
         self.keep_rate = self.keep_rate[list(slots)]
         self.layers = {name: [tensors[slot] for slot in slots] for name, tensors in self.layers.items()}
-        self.adam.param_groups = [self.adam.param_groups[slot] for slot in slots]
+        self.group_of = [self.group_of[slot] for slot in slots]
+        for number, group in enumerate(self.adam.param_groups):
+            group["params"] = self._trained_in(number)
 
     def epoch(self) -> list[float]:
         """Pass once over the training rows, the last batch as large as is left; gives the members' summed losses."""

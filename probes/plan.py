@@ -29,6 +29,7 @@ __all__ = ["SPLITS", "Plan", "Round", "make_plan", "restrict"]
 SPLITS = ("cv", "loo", "official", "lab")
 _NEVER = -1
 _LAB_TEST = 0.3
+_REACH = 4  # other folds that choose for one: all of five
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -95,6 +96,11 @@ class Plan:
         return len(self.inner) + (n_features * len(self.seeds) if self.loo else len(self.outer))
 
     @property
+    def multilabel(self) -> bool:
+        """Whether a track may have several tags."""
+        return self.y.ndim == 2
+
+    @property
     def n_classes(self) -> int:
         """Classes or tags."""
         return self.y.shape[1] if self.y.ndim == 2 else int(self.y.max()) + 1
@@ -139,7 +145,7 @@ def make_plan(
     settings = settings_of(probe) if split != "lab" else ({},)
     if split == "lab" and n_features > 1:
         raise ParameterError(f"the lab's split chooses nothing; name one layer (or mean, concat), not {n_features}")
-    if split == "loo" and type(probe).__name__ != "KNNProbe":
+    if split == "loo" and not hasattr(probe, "score_left_out"):
         raise ParameterError(
             f"leaving one group out is for knn; a {type(probe).__name__} would be fitted anew for each"
         )
@@ -153,9 +159,13 @@ def make_plan(
     choice = "nothing to choose"
     if n_features * len(settings) > 1 and split == "official":
         inner = [_official(place, y, groups, parts, used[place], seed) for place, seed in enumerate(seeds)]
-        choice = "on the validation part of the official split"
+        choice = (
+            "on the validation part of the official split"
+            if (np.asarray(parts) == 1).any()
+            else "on rows held out of the training part, as the official split has no validation part"
+        )
     elif n_features * len(settings) > 1 and split != "lab":
-        reach = min(getattr(probe, "inner_folds", n_folds - 1), n_folds - 1)
+        reach = min(getattr(probe, "inner_folds", _REACH), n_folds - 1)
         inner = [r for place, of in enumerate(dealt) for r in _pairs(place, y, of, reach, used[place])]
         choice = f"on {reach} other folds in turn, inside the training part"
         if min(_classes_seen(inner, y, dealt.shape[0], n_folds)) < 2:
@@ -179,7 +189,7 @@ def make_plan(
         ]
         dealt = np.where(used, dealt, _NEVER)
     if any(is_present(y[r.train]).sum() < 2 for r in outer):
-        raise ParameterError(f"training parts of about {size} tracks hold fewer than two genres; ask for more")
+        raise ParameterError("a training part holds fewer than two genres; ask for more tracks, or for another split")
     return Plan(
         probe,
         settings,
@@ -260,12 +270,12 @@ def restrict(plan: Plan, shots: int) -> Plan:
 
 
 def _pairs(place: int, y: Ints, of: Ints, reach: int, keep: NDArray[np.bool_]) -> list[Round]:
-    """Leave two folds out, each to validate for the other; with reach 2 only folds that are neighbours on a ring."""
+    """Leave two folds out, each to validate for the other: the `reach` folds that are nearest on a ring."""
     n_folds = int(of.max()) + 1
     rounds = []
     for a, b in combinations(range(n_folds), 2):
         left_out = np.isin(of, (a, b))
-        if (reach > 2 or b - a in (1, n_folds - 1)) and n_folds > 2:
+        if min(b - a, n_folds - b + a) <= (reach + 1) // 2 and n_folds > 2:
             train = np.flatnonzero(~left_out & keep)
             rows = np.flatnonzero(left_out & keep)
             if y.ndim == 1:  # a class that this training set lacks cannot be validated with it

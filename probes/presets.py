@@ -13,6 +13,7 @@ from typing import Any
 
 from embedstore.errors import ParameterError
 from embedstore.registry import unknown_name
+from embedstore.types import LayerMatrix
 from probes.evaluation import study
 from probes.results import ProbeReport, Study
 
@@ -83,7 +84,7 @@ PRESETS = {
 
 
 def run(
-    source: Any, probe: Any = "logistic", *, preset: str | None = None, command: str = "", **options: Any
+    source: Any, probe: Any = None, *, preset: str | None = None, command: str = "", **options: Any
 ) -> ProbeReport | Study:
     """Run what the command line asks: one probe, several with commas, or a preset.
 
@@ -91,7 +92,7 @@ def run(
     ----------
     source : EmbeddingStore, or what else `probes.evaluate` takes; or a mapping of such to compare them
     probe : str or estimator
-        Names with commas between them run on the same tracks, folds and seeds.
+        Names with commas between them run on the same tracks, folds and seeds; default: ``"logistic"``.
     preset : {"marble", "hear", "dino", "seed"}, optional
         In place of `probe`.
     command : str
@@ -104,17 +105,21 @@ def run(
     ProbeReport or Study
         A study where there are several reports.
     """
-    sources = source if isinstance(source, dict) else {"": source}
+    several = isinstance(source, dict) and not any(isinstance(one, LayerMatrix) for one in source.values())
+    sources = source if several else {"": source}
     if preset is not None and preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
+    if probe is not None and preset is not None:
+        raise ParameterError(f"give a probe or a preset, not both; got {probe!r} and {preset!r}")
     if preset == "seed":
         found = _side_by_side(sources, **{**PRESETS[preset].options, **options})
     elif preset is not None:
         chosen = PRESETS[preset]
         found = study(sources, [chosen.make()], names=[preset], **{**chosen.options, **options})
     else:
-        several = [name.strip() for name in probe.split(",")] if isinstance(probe, str) else [probe]
-        found = study(sources, several, **options)
+        probe = "logistic" if probe is None else probe
+        asked = [name.strip() for name in probe.split(",") if name.strip()] if isinstance(probe, str) else [probe]
+        found = study(sources, asked, **options)
     reports = tuple(replace(report, command=command) for report in found.reports)
     return reports[0] if len(reports) == 1 else replace(found, reports=reports)
 
@@ -125,11 +130,14 @@ def _side_by_side(sources: Mapping[str, Any], **options: Any) -> Study:
         if name in options and options.pop(name) not in (None, "cv", "artist"):
             raise ParameterError(f"--preset seed runs both protocols as they are; leave out --{name}")
     dropouts = sorted((dict(setting) for setting in _lab().grid), key=lambda setting: setting["dropout"])
-    theirs = study(
-        sources,
-        [_lab().set_params(**setting) for setting in dropouts],
-        names=[f"lab, dropout {setting['dropout']}" for setting in dropouts],
-        **{**options, "split": "lab", "group": "none"},
+    lab = {**options, "split": "lab", "group": "none"}
+    found = {f"lab, dropout {s['dropout']}": study(sources, [_lab().set_params(**s)], **lab) for s in dropouts}
+    found["clean"] = study(sources, [_lab()], **options)
+    return Study(
+        reports=tuple(replace(report, probe=name) for name, one in found.items() for report in one.reports),
+        comparisons=tuple(  # between encoders; the two ways test other tracks
+            replace(pair, first=f"{pair.first}, {name}", second=f"{pair.second}, {name}")
+            for name, one in found.items()
+            for pair in one.comparisons
+        ),
     )
-    clean = study(sources, [_lab()], names=["clean"], **options)
-    return Study(reports=(*theirs.reports, *clean.reports), comparisons=theirs.comparisons)

@@ -1,7 +1,7 @@
 """A trained probe as a file: where it lies, and its bytes, of which none is trusted.
 
 One safetensors file: ``NAME.safetensors``, whose header says in JSON (``__metadata__.embedstore``) what it is; nothing is
-pickled. ``NAME.json`` beside it repeats the description for people and is never read. Each is written whole or not at all.
+pickled. in a store, ``NAME.json`` beside it repeats the description for people and is never read. Each is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -74,15 +74,16 @@ def encode(about: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
 
     arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     try:
-        text = dump({"format": FORMAT, **about, "sum": _sum(arrays)}).decode()
+        said = json.loads(dump({"format": FORMAT, **about}))  # as it will be read: keys are texts
+        text = dump({**said, "sum": _sum(said, arrays)}).decode()
     except (TypeError, ValueError) as error:
         raise ParameterError(f"what is kept about a probe is plain data; got {error}") from error
     return save(arrays, {"embedstore": text})
 
 
-def _sum(arrays: Mapping[str, Array]) -> str:
-    """Sum up arrays: names, types, shapes, values."""
-    digest = hashlib.sha256()
+def _sum(about: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
+    """Sum up a description, but for the sum it tells, and arrays: names, types, shapes, values."""
+    digest = hashlib.sha256(dump({name: value for name, value in about.items() if name != "sum"}) + b"\n")
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
@@ -90,18 +91,20 @@ def _sum(arrays: Mapping[str, Array]) -> str:
 
 
 def write_files(path: Path, data: bytes, about: Mapping[str, Any]) -> None:
-    """Write a probe and, for people, its description.
+    """Write a probe; for people its description too, in its store: elsewhere a file of that name may be anybody's.
 
     Raises
     ------
     StoreError
         The disk refused; a probe that was there before is still there.
     """
+    store = str(about.get("store") or "")
     with explained(f"cannot write the probe {path}"):
         refuse_link(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, data)
-        write_file(Path(str(path).removesuffix(SUFFIX) + ".json"), json.dumps(about, indent=1).encode())
+        if store and path.parent == probe_path("x", store).parent:
+            write_file(Path(str(path).removesuffix(SUFFIX) + ".json"), json.dumps(about, indent=1).encode())
 
 
 def read_file(path: Path) -> bytes:
@@ -131,7 +134,6 @@ def parse_file(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     about = parse(take(take(header, "__metadata__", dict), "embedstore", str).encode(), "its description")
     if (version := take(about, "format", int)) != FORMAT:
         raise StoreFormatError(f"it has format {version}, this version reads {FORMAT}: upgrade embedstore-mir")
-    dump(about)  # what could not be shown again
     try:
         arrays = load(data)
     except SafetensorError as error:
@@ -139,15 +141,15 @@ def parse_file(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
             raise StoreFormatError(f"{name!r:.80} should hold finite numbers; found {array.dtype} {array.shape}")
-    if take(about, "sum", str) != _sum(arrays):
-        raise StoreFormatError("its arrays are damaged: they do not have the sum that it tells")
+    if take(about, "sum", str) != _sum(about, arrays):
+        raise StoreFormatError("it is damaged: its description and arrays do not have the sum that it tells")
     return about, arrays
 
 
-def take_array(arrays: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def take_array(arrays: Mapping[str, Array], name: str, shape: tuple[int, ...], kind: Any = np.float64) -> Array:
     """Get an array of the right type and shape."""
     found = arrays.get(name)
-    if found is None or found.shape != shape or found.dtype != np.float64:
+    if found is None or found.shape != shape or found.dtype != kind:
         what = "nothing" if found is None else f"{found.dtype} {found.shape}"
-        raise StoreFormatError(f"{name!r} should be float64 {shape}; found {what}")
+        raise StoreFormatError(f"{name!r} should be {np.dtype(kind)} {shape}; found {what}")
     return found

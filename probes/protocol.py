@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from embedstore.errors import ParameterError
 from embedstore.registry import unknown_name
 from probes.plan import SPLITS
@@ -24,7 +26,7 @@ class Protocol:
     group : {"artist", "none"}
         Whether tracks of one artist, and recordings that sound the same, stay on one side of each split.
     split : {"cv", "loo", "official", "lab"}
-        See `probes.plan.make_plan`.
+        See `probes.plan.make_plan`. With ``"lab"`` nothing stays together, whatever `group` says.
     folds : int
         Parts of the cross-validation.
     seeds : int or sequence of int
@@ -65,6 +67,10 @@ class Protocol:
         for name, value in (("folds", self.folds), ("resamples", self.resamples), ("screen", self.screen)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ParameterError(f"{name} is a whole number, at least 1; got {value!r}")
+        if self.folds < 2:
+            raise ParameterError(f"cross-validation needs at least 2 folds; got {self.folds}")
+        if self.split == "loo" and (self.train_sizes or self.shots):
+            raise ParameterError("leaving one group out trains on all others; leave out train sizes and shots")
         for name, known in (("group", GROUPINGS), ("split", SPLITS)):
             if getattr(self, name) not in known:
                 raise unknown_name(f"{name}ing" if name == "group" else name, getattr(self, name), known)
@@ -72,11 +78,19 @@ class Protocol:
             sizes = getattr(self, name)
             if isinstance(sizes, (str, int)) or not all(isinstance(size, int) and size > 0 for size in sizes):
                 raise ParameterError(f"{name} is a list of whole numbers above 0; got {sizes!r}")
-        chosen = self.chosen_seeds
+        whole = isinstance(self.seeds, int) or (
+            not isinstance(self.seeds, str) and all(isinstance(seed, (int, np.integer)) for seed in self.seeds)
+        )
+        chosen = self.chosen_seeds if whole else ()
         if not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0:
             raise ParameterError(
                 f"seeds is how many (at least 1), or a list of different numbers >= 0; got {self.seeds}"
             )
+
+    @property
+    def together(self) -> str:
+        """What stays on one side of each split."""
+        return "none" if self.split == "lab" else self.group
 
     @property
     def chosen_seeds(self) -> tuple[int, ...]:

@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import ParameterError
+from probes.base import Ints, Matrix, indicators
 from probes.layers import Feature
+from probes.linear import Axes
+from probes.results import plain
+from probes.scaling import Scale
 
 __all__ = ["cka", "fisher_ratio", "h_score", "intrinsic_dimension", "layer_quality", "logme", "screen", "silhouette"]
 
-Ints = NDArray[np.int64]
-Matrix = NDArray[np.float64]
 _MOST_ROWS = 2000  # of measures that compare each row with each other
 _BLOCK = 256
 
@@ -47,25 +49,19 @@ class _Spectrum:
 
     @classmethod
     def of(cls, x: Matrix, y: Ints) -> _Spectrum:
-        from scipy.linalg import eigh
-
-        n, dim = x.shape
-        given = _indicators(y)
+        given, axes = _given(y), Axes.of(x)
         centred = given - given.mean(0)
-        variance, axes = eigh(x.T @ x if dim <= n else x @ x.T)
-        kept = variance > max(n, dim) * np.finfo(np.float64).eps * max(variance[-1], 1.0)
-        variance, axes = variance[kept], axes[:, kept]
-        shares = axes.T @ (x.T @ centred) / np.sqrt(variance)[:, None] if dim <= n else axes.T @ centred
-        return cls(variance, shares, ((centred**2).sum(0) - (shares**2).sum(0)).clip(min=0))
+        shares = axes.along(centred) / np.sqrt(axes.squares)[:, None]
+        return cls(axes.squares, shares, ((centred**2).sum(0) - (shares**2).sum(0)).clip(min=0))
 
 
-def _indicators(y: Ints) -> Matrix:
+def _given(y: Ints) -> Matrix:
     """Write classes or tags as columns of 0 and 1, those that all or no rows have left out."""
-    given = y if y.ndim == 2 else y[:, None] == np.unique(y)
+    given = indicators(y, np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y))
     given = given[:, given.any(0) & ~given.all(0)]
     if not given.size:
         raise ParameterError(f"layers are told apart by at least 2 genres; all {len(y)} tracks are of one")
-    return np.asarray(given, dtype=np.float64)
+    return given
 
 
 def logme(x: Matrix, y: Ints) -> float:
@@ -141,7 +137,7 @@ def fisher_ratio(x: Matrix, y: Ints) -> float:
     y : int64 array, shape (n,) or (n, n_tags)
         Of tags: the mean over tags, each against its absence.
     """
-    given = _indicators(y)
+    given = _given(y)
     count, total, centre = given.sum(0), (x**2).sum(), x.mean(0)
     total -= len(x) * (centre**2).sum()
     apart = ((given.T @ x / count[:, None] - centre) ** 2).sum(1) * count
@@ -150,20 +146,20 @@ def fisher_ratio(x: Matrix, y: Ints) -> float:
     return float(np.mean(np.divide(between, within, out=np.zeros_like(within), where=within > 1e-12 * total)))
 
 
-def silhouette(x: Matrix, y: Ints, *, seed: int = 0) -> float | None:
+def silhouette(x: Matrix, y: Ints) -> float | None:
     """Tell whether genres are clusters by cosine, -1 .. 1 (Rousseeuw 1987), and so whether near tracks are of one genre.
 
     Of more than 2,000 rows a seeded sample is used; None where it is not defined (each row alone in its class).
     """
     from sklearn.metrics import silhouette_score
 
-    rows = _sample(len(x), seed)
+    rows = _sample(len(x))
     if not 2 <= len(np.unique(y[rows])) < len(rows):
         return None
     return float(silhouette_score(x[rows].astype(np.float32), y[rows], metric="cosine"))
 
 
-def intrinsic_dimension(x: Matrix, *, seed: int = 0) -> float | None:
+def intrinsic_dimension(x: Matrix) -> float | None:
     """Estimate along how many directions rows vary near a row: TwoNN (Facco et al. 2017, Scientific Reports 7:12140).
 
     The slope, through the origin, of -log(1 - F) against log(r2 / r1), the distances to the second and first neighbour,
@@ -172,7 +168,7 @@ def intrinsic_dimension(x: Matrix, *, seed: int = 0) -> float | None:
     """
     from sklearn.neighbors import NearestNeighbors
 
-    x = np.unique(x[_sample(len(x), seed)], axis=0)
+    x = np.unique(x[_sample(len(x))], axis=0)
     if len(x) < 3:
         return None
     apart = NearestNeighbors(n_neighbors=2).fit(x).kneighbors()[0]
@@ -182,10 +178,10 @@ def intrinsic_dimension(x: Matrix, *, seed: int = 0) -> float | None:
     return float((ratio * rank).sum() / (ratio**2).sum()) if ratio.any() else None
 
 
-def _sample(n: int, seed: int) -> Ints:
+def _sample(n: int) -> Ints:
     if n <= _MOST_ROWS:
         return np.arange(n)
-    return np.sort(np.random.default_rng([seed, n]).choice(n, _MOST_ROWS, replace=False))
+    return np.sort(np.random.default_rng([0, n]).choice(n, _MOST_ROWS, replace=False))
 
 
 def cka(layers: Sequence[NDArray[Any]]) -> Matrix:
@@ -262,10 +258,8 @@ def layer_quality(features: Sequence[Feature], y: Ints) -> Mapping[str, Any]:
         ``layers``: of each layer ``logme``, ``fisher``, ``intrinsic_dimension``, and with one genre a track ``h_score`` and
         ``silhouette``; None where a measure is not defined. ``cka``: ``layers`` and their ``matrix``.
     """
-    from sklearn.preprocessing import StandardScaler
-
     named = {
-        name: StandardScaler().fit_transform(values.astype(np.float64))
+        name: Scale.of(values)(values)
         for feature in features
         for name, values in zip(
             feature.parts if len(feature.values) > 1 else [feature.layer], feature.values, strict=True
@@ -274,11 +268,11 @@ def layer_quality(features: Sequence[Feature], y: Ints) -> Mapping[str, Any]:
     alike = cka(list(named.values()))
     return {
         "layers": {name: _measures(x, y) for name, x in named.items()},
-        "cka": {"layers": list(named), "matrix": [[_finite(value) for value in row] for row in alike.tolist()]},
+        "cka": {"layers": list(named), "matrix": plain(alike.tolist())},
     }
 
 
-def _measures(x: Matrix, y: Ints) -> dict[str, float | None]:
+def _measures(x: Matrix, y: Ints) -> Any:
     spectrum, single = _Spectrum.of(x, y), y.ndim == 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -289,8 +283,4 @@ def _measures(x: Matrix, y: Ints) -> dict[str, float | None]:
             "silhouette": silhouette(x, y) if single else None,
             "intrinsic_dimension": intrinsic_dimension(x),
         }
-    return {name: _finite(value) for name, value in found.items()}
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)
+    return plain(found)

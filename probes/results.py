@@ -184,8 +184,8 @@ class ProbeReport:
         Score of the preferred layer less that of the shuffled labels (Hewitt and Liang 2019, arXiv:1909.03368).
     comparisons : tuple of Comparison
         The preferred layer against each other layer, and the selected score against baselines.
-    indistinct : tuple of int or str
-        Layers that the tests cannot tell from the preferred one.
+    indistinct : tuple of int or str, or None
+        Layers that the tests cannot tell from the preferred one; None where none was tested.
     curve : tuple of CurvePoint
         Learning curve, smaller training parts first; empty if none was asked.
     quality : dict or None
@@ -211,7 +211,7 @@ class ProbeReport:
     baselines: Mapping[str, Score]
     selectivity: Interval | None = None
     comparisons: tuple[Comparison, ...] = ()
-    indistinct: tuple[int | str, ...] = ()
+    indistinct: tuple[int | str, ...] | None = None
     curve: tuple[CurvePoint, ...] = ()
     quality: Mapping[str, Any] | None = None
     command: str = ""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-
+from embedstore.errors import ParameterError
 from probes.base import Matrix
-from probes.linear import LinearProbe, Solution
+from probes.linear import Axes, LinearProbe, Solution
 
 __all__ = ["RidgeProbe"]
 
@@ -28,20 +26,17 @@ class RidgeProbe(LinearProbe):
     """
 
     shared = "alpha"
-    grid: ClassVar[Sequence[Mapping[str, Any]]] = tuple({"alpha": 10.0**power} for power in range(5, -2, -1))
+    grid = tuple({"alpha": 10.0**power} for power in range(5, -2, -1))
 
     def __init__(self, alpha: float = 1000.0) -> None:
         self.alpha = alpha
 
     def _solve(self, x: Matrix, given: Matrix, values: Sequence[float], *, apart: bool) -> Iterator[Solution]:  # noqa: ARG002
         middle, target = x.mean(0), 2 * given - 1
-        x, target, mean = x - middle, target - target.mean(0), target.mean(0)
-        wide = len(x) < x.shape[1]  # then X' (X X' + alpha)^-1 Y, else (X' X + alpha)^-1 X' Y
-        squares, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
-        along = vectors.T @ (target if wide else x.T @ target)
+        axes, mean = Axes.of(x - middle), target.mean(0)
+        along = axes.along(target - mean)
         for alpha in values:
             if not alpha > 0:
-                raise ValueError(f"alpha must be above 0; got {alpha}")
-            solved = vectors @ (along / (squares.clip(0) + alpha)[:, None])
-            coef = (x.T @ solved if wide else solved).T
+                raise ParameterError(f"alpha must be above 0; got {alpha}")
+            coef = axes.back(along / (axes.squares + alpha)[:, None]).T
             yield coef, mean - coef @ middle, 1

@@ -7,13 +7,13 @@ probabilities for a row of zeros, before it is used.
 mean, deviation        of the training tracks, shape (n_layers of a mix, else 1, dim); deviation 0: constant
 weights                of a mix, shape (n_layers,); with ``mixed.mean``, ``mixed.deviation``, shape (1, dim)
 slope, bias            of a `probes.calibration.Calibration`, shape (n_classes,)
+keys                   of the training tracks, int64, shape (n,)
 model.0.NAME           what the estimator's ``state`` gives; of several tags, ``model.T.NAME`` is of tag T
 =====================  ====================================================================================
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,12 +28,12 @@ from embedstore.errors import EmbedstoreError, ParameterError, StoreFormatError
 from embedstore.registry import unknown_name
 from embedstore.store.records import take
 from embedstore.types import Layer, LayerEmbeddings
-from probes.base import BUILTIN, Ints, Matrix, load_probe, seeded
+from probes.base import BUILTIN, Ints, Matrix, fit_model, grade, load_probe, seeded
 from probes.calibration import Calibration, RiskCurve, calibrate
-from probes.layers import JOINT, Feature
-from probes.mix import LayerMix
+from probes.layers import JOINT, Feature, join_layers
 from probes.probefile import SUFFIX, encode, parse_file, probe_path, read_file, saved_probes, take_array, write_files
-from probes.sweep import scaling
+from probes.results import Interval
+from probes.scaling import Preparation, Scale
 from probes.task import Task
 
 __all__ = ["Prediction", "SavedProbe", "keep_probe", "load_saved", "savable"]
@@ -74,26 +74,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class _Scale:
-    """Mean and deviation of training rows, shape (n_layers, 1, dim) each."""
-
-    mean: Matrix
-    deviation: Matrix
-
-    def __call__(self, x: Array) -> Matrix:
-        return np.asarray((x - self.mean) / self.deviation)
-
-    def arrays(self, prefix: str = "") -> dict[str, Array]:
-        finite = np.where(np.isinf(self.deviation), 0.0, self.deviation)
-        return {f"{prefix}mean": self.mean[:, 0], f"{prefix}deviation": finite[:, 0]}
-
-    @classmethod
-    def read(cls, arrays: Mapping[str, Array], shape: tuple[int, int], prefix: str = "") -> Self:
-        mean, deviation = (take_array(arrays, prefix + name, shape) for name in ("mean", "deviation"))
-        return cls(mean[:, None], np.where(deviation > 0, deviation, np.inf)[:, None])
-
-
-@dataclass(frozen=True, repr=False, eq=False)
 class SavedProbe:
     """A trained, calibrated probe.
 
@@ -114,16 +94,18 @@ class SavedProbe:
         All that its source had.
     fingerprint : str
         Of the recipe of the store that it was trained on; empty if there was none.
-    tracks : int
-        That it was trained on.
+    keys : int64 array
+        Of the tracks that it was trained on.
+    score : Interval or None
+        Main measure (`measure`) on tracks held out, choices included; None if it was not kept.
+    worsened : dict of (float, float)
+        What calibration made worse on tracks that it was not fitted on, before and after; see `Calibrated`.
     calibration : Calibration
     curve : RiskCurve
     models : tuple of estimator
         One; of several tags one for each, None for a tag that all or no tracks had, unless the probe takes tags jointly.
-    scale, mixed : callable
-        Scale rows of shape (n_layers, n, dim), before and after a mix.
-    weights : float64 array, shape (n_layers,), or None
-        Of a mix.
+    prepare : Preparation
+        From layers, shape (n_layers of a mix, else 1, n, dim), to the rows of the models.
     """
 
     path: str
@@ -134,13 +116,13 @@ class SavedProbe:
     layer: int | str
     layers: tuple[Layer, ...]
     fingerprint: str
-    tracks: int
+    keys: Ints
+    score: Interval | None
+    worsened: Mapping[str, tuple[float, float]]
     calibration: Calibration
     curve: RiskCurve
     models: tuple[Any, ...]
-    scale: _Scale
-    mixed: _Scale | None
-    weights: Matrix | None
+    prepare: Preparation
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -161,8 +143,8 @@ class SavedProbe:
         try:
             about, arrays = parse_file(data)
             probe = cls(path=path, about=about, **_parts(about, arrays))
-            probe.predict({layer.number: np.zeros((1, layer.dim), np.float32) for layer in probe.layers})
-        except (EmbedstoreError, KeyError, TypeError, ValueError) as error:
+            probe.predict({layer.number: np.zeros((1, layer.dim), np.float32) for layer in probe.heard})
+        except (EmbedstoreError, ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise StoreFormatError(f"{path} is no saved probe that can be used: {error}") from error
         return probe
 
@@ -170,6 +152,16 @@ class SavedProbe:
     def name(self) -> str:
         """The file's name without its suffix."""
         return Path(self.path).name.removesuffix(SUFFIX)
+
+    @property
+    def tracks(self) -> int:
+        """How many tracks it was trained on."""
+        return len(self.keys)
+
+    @property
+    def measure(self) -> str:
+        """Name of the main measure."""
+        return _main(self.multilabel)
 
     @property
     def heard(self) -> tuple[Layer, ...]:
@@ -194,10 +186,8 @@ class SavedProbe:
         if isinstance(vectors, LayerEmbeddings):
             own = zip(self.layers, vectors.vectors, strict=False)
             vectors = {layer.number: vector[None] for layer, vector in own}
-        x = self.scale(_join(self.layer, [self._rows(layer, vectors) for layer in self.heard]))
-        if self.weights is not None and self.mixed is not None:
-            x = self.mixed(np.tensordot(self.weights, x, 1)[None])
-        return Prediction(self.genres, self.calibration(self._scores(x[0])), threshold)
+        x = self.prepare(join_layers(self.layer, [self._rows(layer, vectors) for layer in self.heard]))
+        return Prediction(self.genres, self.calibration(self._scores(x)), threshold)
 
     def _rows(self, layer: Layer, vectors: Mapping[int, Array]) -> Array:
         rows = np.asarray(vectors.get(layer.number, ()), dtype=np.float32)
@@ -211,8 +201,12 @@ class SavedProbe:
     def _scores(self, x: Matrix) -> Matrix:
         """Score rows as `probes.base.score_settings` does, shape (n, n_genres)."""
         try:
-            scores = [np.zeros(len(x)) if model is None else _graded(model, x) for model in self.models]
-            found = _of_classes(scores[0]) if len(scores) == 1 else np.stack([_of_tag(each) for each in scores], 1)
+            scores = [np.zeros((len(x), 2)) if m is None else grade(m, x, m.classes_) for m in self.models]
+            found = (
+                np.stack([given - lacking for lacking, given in (tag.T for tag in scores)], 1)
+                if scores[1:]
+                else scores[0]
+            )
         except Exception as error:  # whatever a stranger's arrays do to an estimator
             raise StoreFormatError(f"its arrays are no {self.probe} probe: {error}") from error
         if found.shape != (len(x), len(self.genres)):
@@ -225,28 +219,6 @@ class SavedProbe:
 
 def _heard(layer: Any, layers: Sequence[Layer]) -> tuple[Layer, ...]:
     return tuple(one for one in layers if layer in (one.number, *JOINT))
-
-
-def _join(layer: int | str, rows: Sequence[Array]) -> Array:
-    """Put layers together as `probes.layers.load_features` does, shape (n_layers of a mix, else 1, n, dim)."""
-    if layer == "mean":
-        return np.asarray(np.stack(rows).mean(0, keepdims=True, dtype=np.float64).astype(np.float32))
-    return np.stack(rows) if layer == "mix" else np.concatenate(rows, axis=1)[None]
-
-
-def _graded(model: Any, x: Matrix) -> Matrix:
-    """Take a model's finest scores: (n, n_classes), or (n,) of two classes."""
-    score = model.decision_function if hasattr(model, "decision_function") else model.predict_proba
-    return np.asarray(score(x), dtype=np.float64)
-
-
-def _of_classes(scores: Matrix) -> Matrix:
-    return np.stack([-scores, scores], axis=1) / 2 if scores.ndim == 1 else scores
-
-
-def _of_tag(scores: Matrix) -> Matrix:
-    against, given = (-scores, np.zeros_like(scores)) if scores.ndim == 1 else scores.T
-    return np.asarray(given - against)
 
 
 def savable(probe: Any) -> str:
@@ -332,18 +304,11 @@ def keep_probe(
         The disk refused; what was there before is still there.
     """
     name, model = savable(probe), seeded(load_probe(probe), seed).set_params(**setting)
-    x = feature.values.astype(np.float64)
-    scale = _Scale(*scaling(x))
-    arrays, x = scale.arrays(), scale(x)
-    if feature.layer == "mix":
-        mix = LayerMix().fit(x, task.y)
-        x = mix.transform(x)[None]
-        scale = _Scale(*scaling(x))
-        arrays |= {"weights": mix.weights_, **scale.arrays("mixed.")}
-        x = scale(x)
+    prepare = Preparation.fit(feature.values, task.y)
+    arrays, x = prepare.state() | {"keys": np.asarray(task.keys, np.int64)}, prepare(feature.values)
     for number, y in enumerate(task.y.T if _apart(model, task.multilabel) else [task.y]):
         if y.min() < y.max():
-            state = _fit(model, x[0], y, task.groups).state()
+            state = fit_model(model, x, y, task.groups).state()
             arrays |= {f"model.{number}.{key}": value for key, value in state.items()}
     calibrated = calibrate(scores, task.y, task.groups, seed)
     arrays |= {"slope": calibrated.calibration.slope, "bias": calibrated.calibration.bias}
@@ -375,16 +340,12 @@ def _apart(model: Any, multilabel: bool) -> bool:
     return multilabel and not model.__sklearn_tags__().classifier_tags.multi_label
 
 
-def _fit(model: Any, x: Matrix, y: Ints, groups: Ints) -> Any:
-    extra = {"groups": groups} if "groups" in inspect.signature(model.fit).parameters else {}
-    return model.fit(x, y, **extra)
-
-
 def _parts(about: dict[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]:
     """Check a description and its arrays against each other; gives the fields of `SavedProbe`."""
     genres, multilabel, layer = take(about, "genres", list), take(about, "multilabel", bool), about.get("layer")
-    if not 2 <= len(set(map(str, genres))) == len(genres) or not all(type(genre) is str for genre in genres):
-        raise StoreFormatError(f"'genres' should be at least 2 different texts; found {genres!r:.80}")
+    named = all(type(genre) is str and genre.strip() for genre in genres)
+    if not named or not 2 <= len(set(genres)) == len(genres):
+        raise StoreFormatError(f"'genres' should be at least 2 different texts, none empty; found {genres!r:.80}")
     listed = take(about, "layers", list)
     layers = tuple(Layer(take(o, "number", int), take(o, "name", str), take(o, "dim", int, least=1)) for o in listed)
     widths = [one.dim for one in _heard(layer, layers)] if type(layer) in {int, str} else []
@@ -392,12 +353,14 @@ def _parts(about: dict[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]
         raise StoreFormatError(f"there is no layer {layer!r:.80} of layers {listed!r:.80}")
     if len({one.number for one in layers}) < len(layers):
         raise StoreFormatError(f"two of its layers have one number: {listed!r:.80}")
-    n, dim, mixed = len(genres), sum(widths) if layer == "concat" else widths[0], layer == "mix"
+    n, dim = len(genres), sum(widths) if layer == "concat" else widths[0]
     model = _model(about)
     apart = _apart(model, multilabel)
     calibration = take(about, "calibration", dict)
     said = take(calibration, "curve", dict)
-    curve = RiskCurve(*(tuple(map(float, take(said, name, list))) for name in RiskCurve.__annotations__))
+    curve = RiskCurve(*(tuple(take(said, name, list)) for name in RiskCurve.__annotations__))
+    before, after = (take(calibration, when, dict) for when in ("before", "after"))
+    measured = {name: (take(before, name, float), take(after, name, float)) for name in before}
     return {
         "genres": tuple(genres),
         "multilabel": multilabel,
@@ -405,7 +368,9 @@ def _parts(about: dict[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]
         "layer": layer,
         "layers": layers,
         "fingerprint": take(about, "fingerprint", str),
-        "tracks": take(about, "tracks", int),
+        "keys": take_array(arrays, "keys", (take(about, "tracks", int),), np.int64),
+        "score": _score(about.get("selected"), _main(multilabel)),
+        "worsened": {name: pair for name, pair in measured.items() if round(pair[0], 3) < round(pair[1], 3)},
         "calibration": Calibration(
             take_array(arrays, "slope", (n,)), take_array(arrays, "bias", (n,)), multilabel, take(about, "shares", bool)
         ),
@@ -413,10 +378,31 @@ def _parts(about: dict[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]
         "models": tuple(
             _restore(model, arrays, f"model.{number}.", dim, 2 if apart else n) for number in range(n if apart else 1)
         ),
-        "scale": _Scale.read(arrays, (len(layers) if mixed else 1, dim)),
-        "mixed": _Scale.read(arrays, (1, dim), "mixed.") if mixed else None,
-        "weights": take_array(arrays, "weights", (len(layers),)) if mixed else None,
+        "prepare": _preparation(arrays, len(layers) if layer == "mix" else 1, dim),
     }
+
+
+def _main(multilabel: bool) -> str:
+    return "map" if multilabel else "macro_f1"
+
+
+def _score(selected: Any, measure: str) -> Interval | None:
+    """Take the score to quote from a `probes.results.LayerResult`, if that is what was kept."""
+    said = selected.get(measure) if isinstance(selected, dict) else None
+    parts: list[Any] = [said.get(name) if isinstance(said, dict) else None for name in Interval.__annotations__]
+    return Interval(*parts) if all(type(part) is float and 0 <= part <= 1 for part in parts) else None
+
+
+def _preparation(arrays: Mapping[str, Array], n_layers: int, dim: int) -> Preparation:
+    """Take what `Preparation.state` gave."""
+
+    def scale(n: int, prefix: str = "") -> Scale:
+        mean, deviation = (take_array(arrays, prefix + name, (n, dim))[:, None] for name in ("mean", "deviation"))
+        return Scale(mean, np.where(deviation > 0, deviation, np.inf))
+
+    if n_layers == 1:
+        return Preparation(scale(1))
+    return Preparation(scale(n_layers), take_array(arrays, "weights", (n_layers,)), scale(1, "mixed."))
 
 
 def _model(about: Mapping[str, Any]) -> Any:

@@ -140,7 +140,7 @@ def shift_tests(samples: Samples, pairs: Pairs) -> Floats:
         p, two-sided, uncorrected; at least 1 / (resamples + 1).
     """
     first, second = np.asarray(pairs, dtype=np.int64).reshape(-1, 2).T
-    scores = samples.observed[samples.main].mean(1)
+    scores = np.nanmean(samples.observed[samples.main], axis=1)
     moved = samples[samples.main][:, first] - samples[samples.main][:, second]
     chance = samples.widen * np.abs(moved - moved.mean(0))
     as_large = np.count_nonzero(chance >= np.abs(scores[first] - scores[second]) - _EQUAL, axis=0)

@@ -22,6 +22,7 @@ the training set, nor of the seeds.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ from probes.splits import groups_per_class
 __all__ = [
     "Samples",
     "blocks",
+    "bootstrap_units",
     "cluster_bootstrap",
     "cluster_bootstrap_tags",
     "group_tallies",
@@ -85,11 +87,11 @@ class Samples:
 
     def interval(self, measure: str, row: int) -> Interval:
         """Give a row's score, mean over seeds, with its interval."""
-        return Interval.of(self.observed[measure][row].mean(), self[measure][:, row], widen=self.widen)
+        return Interval.of(np.nanmean(self.observed[measure][row]), self[measure][:, row], widen=self.widen)
 
     def difference(self, first: int, second: int) -> Interval:
         """Give the main measure of one row less that of another, with the interval of the paired resamples."""
-        scores, samples = self.observed[self.main].mean(1), self[self.main]
+        scores, samples = np.nanmean(self.observed[self.main], axis=1), self[self.main]
         moved = samples[:, first] - samples[:, second]
         return Interval.of(scores[first] - scores[second], moved, widen=self.widen, least=-1.0)
 
@@ -135,7 +137,7 @@ def blocks(total: int, width: int) -> Iterator[int]:
         yield min(size, total - start)
 
 
-def group_tallies(y: Ints, predictions: Ints, groups: Ints, n_classes: int) -> tuple[Array, Array]:
+def group_tallies(y: Ints, predictions: Ints, groups: Ints, n_classes: int, n_groups: int = 0) -> tuple[Array, Array]:
     """Count by group and class.
 
     Returns
@@ -144,7 +146,7 @@ def group_tallies(y: Ints, predictions: Ints, groups: Ints, n_classes: int) -> t
     answered : float32 array, shape (n_groups, 2, n_rows, n_seeds, n_classes)
         Hits, then predictions. Whole numbers: float32 holds them exactly up to 16.7 million, and its products are fast.
     """
-    n_groups = int(groups.max()) + 1
+    n_groups = max(n_groups, int(groups.max()) + 1)
     cell = groups * n_classes
 
     def count(classes: Ints, weights: Array | None = None) -> Array:
@@ -157,7 +159,14 @@ def group_tallies(y: Ints, predictions: Ints, groups: Ints, n_classes: int) -> t
 
 
 def cluster_bootstrap(
-    y: Ints, predictions: Ints, groups: Ints, *, n_classes: int, resamples: int = 10_000, seed: int = 0
+    y: Ints,
+    predictions: Ints,
+    groups: Ints,
+    *,
+    n_classes: int,
+    resamples: int = 10_000,
+    seed: int = 0,
+    n_groups: int = 0,
 ) -> Samples:
     """Score resamples of groups, for every row at once: macro-F1, accuracy and balanced accuracy.
 
@@ -170,13 +179,15 @@ def cluster_bootstrap(
     groups : int64 array, shape (n,)
         Group of each track; numbers without gaps from 0.
     n_classes, resamples, seed : int
+    n_groups : int
+        Groups to draw from, where some have no track here; 0: those that `groups` shows.
 
     Notes
     -----
     Memory: 8 n_groups n_rows n_seeds n_classes bytes for the counts; resamples pass in blocks of about 16 MB.
     """
     n_rows, n_seeds, _ = predictions.shape
-    support, answered = group_tallies(y, predictions, groups, n_classes)
+    support, answered = group_tallies(y, predictions, groups, n_classes, n_groups)
     table = np.concatenate([support, answered.reshape(len(support), -1)], axis=1)
     rng = np.random.default_rng([seed, 0xB007])
     scores: dict[str, list[Array]] = {name: [] for name in _MEASURES}
@@ -195,7 +206,9 @@ def cluster_bootstrap(
     return Samples({name: np.concatenate(parts) for name, parts in scores.items()}, observed, widen)
 
 
-def cluster_bootstrap_tags(y: Ints, scores: Array, groups: Ints, *, resamples: int = 1000, seed: int = 0) -> Samples:
+def cluster_bootstrap_tags(
+    y: Ints, scores: Array, groups: Ints, *, resamples: int = 1000, seed: int = 0, n_groups: int = 0
+) -> Samples:
     """Rank resamples of groups, for every row and tag: mean average precision and macro ROC-AUC.
 
     Parameters
@@ -204,7 +217,7 @@ def cluster_bootstrap_tags(y: Ints, scores: Array, groups: Ints, *, resamples: i
         1 where a track has a tag, else 0.
     scores : float array, shape (n_rows, n_seeds, n, n_tags)
         Higher is likelier. Equal scores share a place, as in `probes.measures.average_precision`.
-    groups, resamples, seed
+    groups, resamples, seed, n_groups
         As in `cluster_bootstrap`.
 
     Raises
@@ -222,7 +235,7 @@ def cluster_bootstrap_tags(y: Ints, scores: Array, groups: Ints, *, resamples: i
     tags = np.flatnonzero(rankable(y))
     if not len(tags):
         raise ParameterError(f"none of {y.shape[1]} tags has both tracks with it and tracks without: nothing to rank")
-    sizes = np.bincount(groups)
+    sizes = np.bincount(groups, minlength=n_groups)
     rng = np.random.default_rng([seed, 0xB007])
     found = []
     for size in blocks(resamples, 2 * n):
@@ -242,6 +255,52 @@ def cluster_bootstrap_tags(y: Ints, scores: Array, groups: Ints, *, resamples: i
         dict(zip(names, found[0][:, 0], strict=True)),
         widening_of_tags(y[:, tags], groups),
     )
+
+
+def bootstrap_units(y: Ints, values: Array, groups: Ints, unit: Ints, **options: Any) -> Samples:
+    """Average the measures of units that cannot be pooled, all resampled alike.
+
+    Such are repeats that test other tracks, and folds whose scores have other scales and so cannot be ranked together.
+
+    Parameters
+    ----------
+    y, values, groups
+        As of `cluster_bootstrap`, or with several tags a track of `cluster_bootstrap_tags`; one seed.
+    unit : int64 array, shape (n,)
+        Unit of each track; one without a tag to rank is left out.
+    **options
+        Of these functions.
+
+    Returns
+    -------
+    Samples
+        ``observed`` has a column for each unit in place of each seed, in rising order; nan for one left out.
+    """
+    tags, n_groups = y.ndim == 2, int(groups.max()) + 1
+    bootstrap = cluster_bootstrap_tags if tags else cluster_bootstrap
+    masks = [unit == number for number in np.unique(unit)]
+    parts = {
+        number: bootstrap(y[mine], values[:, :, mine], groups[mine], n_groups=n_groups, **options)
+        for number, mine in enumerate(masks)
+        if not tags or rankable(y[mine]).any()
+    }
+    if not parts:
+        raise ParameterError(f"none of {y.shape[1]} tags has both tracks with it and tracks without: nothing to rank")
+    first = next(iter(parts.values()))
+    observed = {name: np.full((values.shape[0], len(masks)), np.nan) for name in first}
+    for number, part in parts.items():
+        for name, scores in observed.items():
+            scores[:, number] = part.observed[name][:, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a resample without any track of some unit
+        resampled = {name: np.nanmean([part[name] for part in parts.values()], axis=0) for name in first}
+    counted = groups_per_class(y, groups)
+    widen = (
+        widening_of_tags(y[:, rankable(y)], groups)
+        if tags
+        else widening(int(counted.sum()), int(np.count_nonzero(counted)))
+    )
+    return Samples(resampled, observed, widen)
 
 
 def _rank(y: Ints, scores: Array, groups: Ints, counts: Array, tracks: Array) -> Floats:

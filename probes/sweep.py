@@ -6,11 +6,13 @@ it, so a stopped sweep goes on where it was (`probes.cells`).
 
 from __future__ import annotations
 
+import signal
 import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,13 +21,13 @@ from numpy.typing import NDArray
 
 from embedstore.errors import EmbedstoreError, ParameterError
 from probes.base import Ints, Matrix, Problem, Setting, predictions, score_settings, seeded
-from probes.cells import Cells, digest
+from probes.cells import Cells, Fitted
 from probes.layers import Feature, Floats
 from probes.measures import average_precision, macro_f1, mean_over_tags, tally
-from probes.mix import LayerMix
 from probes.plan import Plan, Round
+from probes.scaling import Preparation, standardise
 
-__all__ = ["Fitted", "Outcome", "cross_validate", "scaling", "standardise"]
+__all__ = ["Outcome", "cross_validate"]
 
 Tick = Callable[[], object]
 _WORTH_PROCESSES = 5.0  # seconds of work left: starting processes takes two or three
@@ -39,12 +41,12 @@ class Outcome:
     Attributes
     ----------
     predictions : int64 array, shape (n_features, n_seeds, n)
-        Out-of-fold class numbers; -1 where a row is not tested. With several tags a track: empty.
+        Out-of-fold class numbers; -1 where a row is not tested, and everywhere with several tags a track.
     scores : float32 array, shape (n_features, n_seeds, n, n_classes)
         Out-of-fold scores, higher is likelier; nan where a row is not tested.
     inner : float64 array, shape (n_features, n_seeds, n_folds)
         Main measure of the chosen setting inside each training part; nan where nothing was to choose, -1 where the feature
-        was screened out.
+        was screened out before.
     setting : int64 array, shape (n_features, n_seeds, n_folds)
         Number of the chosen setting.
     weights : dict of feature number to list of float64 arrays
@@ -66,30 +68,24 @@ class Outcome:
         return np.asarray(np.nan_to_num(self.inner).argmax(0))
 
     @property
+    def whole(self) -> list[int]:
+        """Features that no training part screened out."""
+        return [int(number) for number in np.flatnonzero(~(self.inner == -1).any((1, 2)))]
+
+    def values(self, *, multilabel: bool) -> NDArray[Any]:
+        """Give what a table is made of: class numbers, or scores where a track may have several tags."""
+        return self.scores if multilabel else self.predictions
+
+    def nested(self, folds: Ints, *, multilabel: bool, layer_of: Ints | None = None) -> NDArray[Any]:
+        """Take what the feature said that was chosen for each seed and fold, shape (n_seeds, n, ...)."""
+        layer_of = self.layer_of if layer_of is None else layer_of
+        values, seeds = self.values(multilabel=multilabel), np.arange(len(folds))[:, None]
+        return np.asarray(values[layer_of[seeds, folds], seeds, np.arange(values.shape[2])])
+
+    @property
     def best(self) -> int:
         """Feature with the best mean inner score."""
         return int(np.nan_to_num(self.inner).mean((1, 2)).argmax())
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Fitted:
-    """What one round found, by number of the feature.
-
-    Attributes
-    ----------
-    values : dict of array
-        Of a choice: class numbers (n_settings, n_eval), or with several tags the measure (n_settings, n_folds) of each
-        fold that it helps to choose for. Of a test: scores (n_settings, n_eval, n_classes), float32.
-    predicted : dict of int64 array, shape (n_settings, n_eval)
-        Of a test: class numbers.
-    weights : dict of float64 array, shape (n_layers,)
-    warnings : Counter
-    """
-
-    values: dict[int, NDArray[Any]]
-    predicted: dict[int, Ints] = field(default_factory=dict)
-    weights: dict[int, NDArray[np.float64]] = field(default_factory=dict)
-    warnings: Counter[str] = field(default_factory=Counter)
 
 
 def cross_validate(
@@ -117,16 +113,15 @@ def cross_validate(
     cells : Cells, optional
         Where finished rounds are looked up and kept.
     screen : int, optional
-        Fit only so many features for each training part, those that rank highest on it without training.
+        Fit only so many features for each training part, those that rank highest on it without training; a mix, which
+        is learned from several layers, is always fitted.
     """
     labels = np.broadcast_to(plan.y, (len(plan.seeds), *plan.y.shape)) if y is None else y
     stacks = [feature.values for feature in features]
     grid: list[Setting] = list(plan.settings)
     everything = np.arange(len(features))
     kept = _screened(plan, stacks, labels, screen)
-    work = _Work(
-        plan, stacks, labels, jobs, tick, cells or Cells(None), [digest(stack) for stack in stacks] if cells else []
-    )
+    work = _Fits(plan, features, labels, jobs, tick, cells or Cells(None))
 
     def choosing(r: Round) -> list[tuple[list[int], list[Setting]]]:
         return [(everything[kept[:, r.seed, np.unique(r.tested)].any(1)].tolist(), grid)]
@@ -137,8 +132,9 @@ def cross_validate(
     predicted = np.full(shape, _UNSEEN, dtype=np.int64)
     scores = np.full((*shape, plan.n_classes), np.nan, dtype=np.float32)
     weights: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
+    tested: list[Fitted] = []
     if plan.loo:
-        tested = work.leave_out(setting, predicted, scores)
+        work.leave_out(setting, predicted, scores)
     else:
         second = []
         for r in plan.outer:
@@ -166,12 +162,14 @@ def _screened(plan: Plan, stacks: Sequence[Floats], labels: Ints, screen: int | 
         return np.ones(shape, dtype=np.bool_)
     from probes.quality import screen as rank
 
-    kept = np.zeros(shape, dtype=np.bool_)
+    single = np.array([len(stack) == 1 for stack in stacks])
+    kept = np.repeat(~single, len(plan.seeds) * plan.n_folds).reshape(shape)
     for seed in range(len(plan.seeds)):
         for fold in range(plan.n_folds):
-            train = np.flatnonzero(plan.folds[seed] != fold)
-            layers = [standardise(stack, train, train[:0])[0][0] for stack in stacks]
-            kept[np.argsort(-np.asarray(rank(layers, labels[seed][train])), kind="stable")[:screen], seed, fold] = True
+            train = next(r.train for r in plan.outer if r.seed == seed and fold in r.tested)
+            layers = [standardise(stack, train, train[:0])[0][0] for stack in stacks if len(stack) == 1]
+            first = np.argsort(-np.asarray(rank(layers, labels[seed][train])), kind="stable")[:screen]
+            kept[np.flatnonzero(single)[first], seed, fold] = True
     return kept
 
 
@@ -185,7 +183,7 @@ def _choose(
     for r, result in zip(plan.inner, fitted, strict=True):
         by_seed[r.seed].append((r, result))
     for seed, rounds in by_seed.items():
-        measure = _mean_measure if plan.y.ndim == 2 else _pooled_f1
+        measure = _mean_measure if plan.multilabel else _pooled_f1
         scores[:, :, seed] = measure(rounds, labels[seed], size, plan.n_folds, plan.n_classes)
     setting = np.nan_to_num(scores).argmax(1)  # the first of equals
     inner = np.take_along_axis(scores, setting[:, None], 1)[:, 0]
@@ -226,84 +224,85 @@ def _mean_measure(
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class _Work:
+class _Job:
+    """One round, and which settings of which features are fitted in it.
+
+    `truth` is what choices among tags are measured by; classes are measured when all rounds are there.
+    """
+
+    probe: Any
+    round: Round
+    orders: list[tuple[list[int], list[Setting]]]
+    final: bool
+    y_train: Ints
+    groups: Ints
+    truth: Ints | None
+    n_classes: int
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class _Fits:
     """The fits of one sweep: kept ones are looked up, the others are made, in processes if worth it."""
 
     plan: Plan
-    stacks: Sequence[Floats]
+    features: Sequence[Feature]
     labels: Ints
     jobs: int | None
     tick: Tick | None
     cells: Cells
-    digests: Sequence[str]
 
     def run(self, orders: Sequence[tuple[Round, list[tuple[list[int], list[Setting]]], bool]]) -> list[Fitted]:
         """Fit settings on features, both as ordered, on the training set of each round; results in order."""
-        plan, results = self.plan, dict[int, Fitted]()
-        calls: list[tuple[int, Callable[[], Fitted]]] = []
-        names = dict[int, str]()
-        for number, (r, order, final) in enumerate(orders):
-            probe = seeded(plan.probe, plan.seeds[r.seed])
-            y_train, groups = self.labels[r.seed][r.train], plan.groups[r.train]
-            # of a choice, several tags are measured at once; a class is enough of the others
-            truth = self.labels[r.seed][r.evaluate] if plan.y.ndim == 2 and not final else None
-            names[number] = self.cells.name(
-                probe,
-                final,
-                y_train,
-                groups,
-                truth,
-                r.train,
-                r.evaluate,
-                r.tested,
-                order,
-                [self.digests[feature] for feature in {f for numbers, _ in order for f in numbers}]
-                if self.digests
-                else [],
-                plan.n_classes,
-            )
-            kept = self.cells.get(names[number])
-            if kept is not None:
-                results[number] = kept
-                self._count()
-            else:
-                calls.append(
-                    (
-                        number,
-                        partial(
-                            _fit_round, probe, self.stacks, y_train, groups, r, order, final, truth, plan.n_classes
-                        ),
-                    )
-                )
+        jobs = [self._job(*order) for order in orders]
+        names = [self._name(job) for job in jobs]
+        results = {number: kept for number, name in enumerate(names) if (kept := self.cells.get(name)) is not None}
+        for _ in results:
+            self._count()
+        stacks = [feature.values for feature in self.features]
+        calls = [(number, partial(_fit_round, stacks, job)) for number, job in enumerate(jobs) if number not in results]
         for number, result in _compute(calls, self.jobs):
             results[number] = result
             self.cells.put(names[number], result)
             self._count()
-        return [results[number] for number in range(len(orders))]
+        return [results[number] for number in range(len(jobs))]
 
-    def leave_out(self, setting: Ints, predicted: Ints, scores: Floats) -> list[Fitted]:
+    def _job(self, r: Round, orders: list[tuple[list[int], list[Setting]]], final: bool) -> _Job:
+        plan, y = self.plan, self.labels[r.seed]
+        truth = y[r.evaluate] if plan.multilabel and not final else None
+        probe = seeded(plan.probe, plan.seeds[r.seed])
+        return _Job(probe, r, orders, final, y[r.train], plan.groups[r.train], truth, plan.n_classes)
+
+    def _name(self, job: _Job) -> str:
+        if not self.cells.kept:
+            return ""
+        r, used = job.round, sorted({number for numbers, _ in job.orders for number in numbers})
+        return self.cells.name(
+            job.probe,
+            *(r.train, r.evaluate, r.tested, job.y_train, job.groups, job.truth),
+            *(job.orders, job.final, job.n_classes, [(number, self.features[number].digest) for number in used]),
+        )
+
+    def leave_out(self, setting: Ints, predicted: Ints, scores: Floats) -> None:
         """Test each group by all others, with the setting chosen for its fold; fills the arrays."""
-        from probes.leaveout import leave_one_group_out
-
         plan = self.plan
-        settings = [{**plan.probe.get_params(), **setting} for setting in plan.settings]
-        if any(len(stack) > 1 for stack in self.stacks):
-            raise ParameterError("a mix of layers would be learned anew for each group left out; name another layer")
-        for number, stack in enumerate(self.stacks):
+        for number, feature in enumerate(self.features):
+            found = None
             for seed in range(len(plan.seeds)):
-                found = leave_one_group_out(stack[0], self.labels[seed], plan.groups, settings, plan.n_classes)
+                if found is None or not np.array_equal(self.labels[seed], self.labels[seed - 1]):
+                    found = plan.probe.score_left_out(
+                        feature.values[0], self.labels[seed], plan.groups, plan.settings, plan.n_classes
+                    )
                 chosen = found[setting[number, seed][plan.folds[seed]], np.arange(len(plan.groups))]
                 scores[number, seed] = chosen
-                predicted[number, seed] = predictions(chosen) if plan.y.ndim == 1 else _UNSEEN
+                predicted[number, seed] = _UNSEEN if plan.multilabel else predictions(chosen)
                 self._count()
-        return []
 
     def _count(self) -> None:
         if self.tick:
             self.tick()
 
 
-def _compute(calls: list[tuple[int, Callable[[], Fitted]]], jobs: int | None) -> Iterator[tuple[int, Fitted]]:
+def _compute(calls: Sequence[tuple[int, Callable[[], Fitted]]], jobs: int | None) -> Iterator[tuple[int, Fitted]]:
     """Make the calls, in processes if asked or worth it; results as they come."""
     import joblib
 
@@ -318,7 +317,7 @@ def _compute(calls: list[tuple[int, Callable[[], Fitted]]], jobs: int | None) ->
     else:
         with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
             yield from joblib.Parallel(return_as="generator_unordered")(
-                joblib.delayed(_numbered)(*call) for call in calls
+                joblib.delayed(_elsewhere)(*call) for call in calls
             )
 
 
@@ -326,50 +325,45 @@ def _numbered(number: int, work: Callable[[], Fitted]) -> tuple[int, Fitted]:
     return number, work()
 
 
-def _fit_round(
-    probe: Any,
-    stacks: Sequence[Floats],
-    y_train: Ints,
-    groups: Ints,
-    r: Round,
-    orders: Sequence[tuple[Sequence[int], Sequence[Setting]]],
-    final: bool,
-    truth: Ints | None,
-    n_classes: int,
-) -> Fitted:
+def _elsewhere(number: int, work: Callable[[], Fitted]) -> tuple[int, Fitted]:
+    """Do it in a process of its own, which leaves Ctrl-C to its parent."""
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _numbered(number, work)
+
+
+def _fit_round(stacks: Sequence[Floats], job: _Job) -> Fitted:
     """Fit settings on features, both as ordered, on one training set."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    found = Fitted({})
+    found, r = Fitted({}), job.round
 
     def problems(numbers: Sequence[int]) -> Iterator[Problem]:
         for number in numbers:
-            x_train, x_eval = standardise(stacks[number], r.train, r.evaluate)
-            if len(x_train) > 1:
-                mix = LayerMix().fit(x_train, y_train)
-                found.weights[number] = mix.weights_
-                mixed = np.concatenate([mix.transform(x_train), mix.transform(x_eval)])[None]
-                size = len(r.train)
-                x_train, x_eval = standardise(mixed, np.arange(size), np.arange(size, mixed.shape[1]))
-            yield Problem(x_train[0], y_train, x_eval[0], groups, n_classes)
+            layers = stacks[number][:, r.train]
+            prepare = Preparation.fit(layers, job.y_train)
+            if prepare.weights is not None:
+                found.weights[number] = prepare.weights
+            x_eval = prepare(stacks[number][:, r.evaluate])
+            yield Problem(prepare(layers), job.y_train, x_eval, job.groups, job.n_classes)
 
     # one thread each: processes share the cores, and sums come out the same whatever their number
     with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for numbers, settings in orders:
+        for numbers, settings in job.orders:
             try:
-                for number, scores in zip(numbers, score_settings(probe, problems(numbers), settings), strict=True):
-                    if final:
+                for number, scores in zip(numbers, score_settings(job.probe, problems(numbers), settings), strict=True):
+                    if job.final:
                         found.values[number] = scores.astype(np.float32)
-                    if y_train.ndim == 1:
-                        (found.predicted if final else found.values)[number] = predictions(scores)
-                    elif not final:
-                        found.values[number] = _measure_tags(truth, scores, r.tested)
+                    if job.y_train.ndim == 1:
+                        (found.predicted if job.final else found.values)[number] = predictions(scores)
+                    elif not job.final:
+                        found.values[number] = _measure_tags(job.truth, scores, r.tested)
             except EmbedstoreError:
                 raise
             except ValueError as error:
-                reason = str(error).strip().splitlines()[0]
-                raise ParameterError(f"the probe {type(probe).__name__} could not be fitted: {reason}") from error
+                reason, name = str(error).strip().splitlines()[0], type(job.probe).__name__
+                raise ParameterError(f"the probe {name} could not be fitted: {reason}") from error
     found.warnings.update(f"{w.category.__name__}: {str(w.message).strip().splitlines()[0]}" for w in caught)
     return found
 
@@ -380,28 +374,3 @@ def _measure_tags(truth: Ints | None, scores: Matrix, tested: Ints) -> NDArray[n
     return np.stack(
         [mean_over_tags(average_precision(np.asarray(truth)[rows], scores[:, rows])) for rows in folds], axis=1
     )
-
-
-def standardise(values: NDArray[Any], train: Ints, evaluate: Ints) -> tuple[Matrix, Matrix]:
-    """Scale each dimension by the training rows' mean and deviation; a constant one becomes 0.
-
-    Parameters
-    ----------
-    values : float array, shape (n_layers, n, dim)
-    train, evaluate : int64 arrays
-        Row numbers.
-
-    Returns
-    -------
-    float64 arrays, shapes (n_layers, len(train), dim) and (n_layers, len(evaluate), dim)
-    """
-    x = values[:, train].astype(np.float64)
-    mean, deviation = scaling(x)
-    return (x - mean) / deviation, (values[:, evaluate] - mean) / deviation
-
-
-def scaling(x: Matrix) -> tuple[Matrix, Matrix]:
-    """Give mean and deviation of each dimension over rows (n_layers, n, dim), shapes (n_layers, 1, dim); inf of a constant."""
-    mean, deviation = x.mean(1, keepdims=True), x.std(1, keepdims=True)
-    deviation[deviation <= 1e-10 * np.abs(mean)] = np.inf  # below float32's resolution: rounding, not variation
-    return mean, deviation

@@ -160,6 +160,10 @@ def make_task(
     chosen = choose_genres(genres, list({name for track in known for name in track.genres}))
     found = [[number for number, name in enumerate(chosen) if name in track.genres] for track in known]
     placed = [not official or track.split in PARTS for track in known]
+    if official and not any(placed):
+        raise ParameterError(
+            "there is no official split: the labels place no track in a train, valid or test part (see `embedstore labels list`)"
+        )
     fits = [
         ok and (len(numbers) == 1 or (multilabel and bool(numbers))) for ok, numbers in zip(placed, found, strict=True)
     ]
@@ -192,7 +196,11 @@ def make_task(
     groups = grouped(rows)
     notes += _words_on_groups([known[row] for row in rows], groups, group, parts)
     if pairs is not None and group != "none" and len(inside := _within(rows, pairs, len(known))):
-        notes.append(f"{len(inside)} pairs of tracks sound like one recording and stay on one side of each split")
+        if parts is None:
+            then = "they stay on one side of each split"
+        else:
+            then = f"the official split divides {int(((parts[inside] == 2).sum(1) == 1).sum())} of them"
+        notes.append(f"{len(inside)} pairs of tracks sound so alike that they may be one recording; {then}")
     excluded = {
         "tracks": several + no_genre + too_few,
         "no_genre": no_genre,

@@ -178,8 +178,8 @@ def _curves(report: ProbeReport) -> Iterator[tuple[str, int, dict[str, float]]]:
             yield "layer", result.layer, _numbers(result) | inner
     for point in report.curve:
         yield "train_tracks", round(point.n_train), _numbers(point.selected)
-    for number, value in enumerate(report.selected.by_seed):
-        yield "seed", number, {report.measure: value}
+    for seed, value in zip(report.protocol["seeds"], report.selected.by_seed, strict=False):
+        yield "seed", seed, {report.measure: value}
 
 
 def _numbers(score: Score) -> dict[str, float]:

@@ -33,12 +33,13 @@ def store(tmp_path, write_audio):
 
 def test_baselines_lie_in_the_store_and_are_found(store, tmp_path):
     """MFCC and random weights of the same network, all tracks, without labels of their own; the store stays sound."""
-    assert open_baselines(store) == {}
+    assert open_baselines(store) == ({}, ())
     told = []
     reports = build_baselines(store, device="cpu", progress=told.append)
     assert told == ["mfcc", "random_weights"]
     assert [report.added for report in reports.values()] == [12, 12]
-    found = open_baselines(store)
+    found, notes = open_baselines(store)
+    assert notes == ()
     assert {name: one.card.options["name"] for name, one in found.items()} == {
         "mfcc": "mfcc",
         "random_weights": "random:toy_encoder:Toy",
@@ -55,7 +56,11 @@ def test_a_damaged_baseline_is_no_baseline(store):
     """The probe goes on without it."""
     build_baselines(store, device="cpu")
     (store.path / "baselines" / "mfcc" / "store.json").write_text("{")
-    assert list(open_baselines(store)) == ["random_weights"]
+    found, notes = open_baselines(store)
+    assert list(found) == ["random_weights"]
+    assert notes[0].startswith("no baseline mfcc: ")
+    report = probes.evaluate(store, "knn", seeds=1, jobs=1, resamples=50, folds=3)
+    assert notes[0] in report.notes
 
 
 def test_what_is_a_baseline_has_none(tmp_path, write_audio):

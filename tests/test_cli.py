@@ -190,7 +190,7 @@ def test_probe_reports_scores_with_intervals(embedstore, store):
     assert report["best_layer"] == 1
     assert {"report.html", "report.json", "report.md"} <= {path.name for path in Path("out").iterdir()}
     assert "embedstore probe --probe knn" in Path("out/report.html").read_text(encoding="utf-8")
-    assert len(list(Path(store, "cells").glob("*.npz"))) > 0
+    assert len(list(Path(store, "cells").glob("*.cell"))) > 0
 
 
 def test_baselines_curves_and_several_probes_in_one_command(embedstore, store):
@@ -216,6 +216,9 @@ def test_audit_compares_groupings(embedstore, store):
     assert " ".join(g["name"] for g in report["groupings"]) == "none track album artist near-duplicate"
     assert report["groupings"][0]["gap"].keys() == {"value", "low", "high"}
     assert {"report.html", "report.json", "tables", "plots"} <= {p.name for p in Path("out").iterdir()}
+    both = embedstore("probe", "--audit", *options[1:], "--report", "both", "--json")
+    assert both["audit"]["verdict"] == report["verdict"]
+    assert "Leak audit" in Path("both/report.html").read_text(encoding="utf-8")
     assert "too high by" in embedstore(*options).stdout
 
 

@@ -94,7 +94,7 @@ def _entries(source: str, split: str, kind: str, problems: Problems) -> Iterator
 
 def _tags(cells: Iterable[str], kind: str) -> dict[str, None]:
     """Pick the tags of a kind, without its name; of all kinds, with it: a piano is an instrument and a genre."""
-    tags = dict.fromkeys(map(clean, cells))
+    tags = dict.fromkeys(filter(None, map(clean, cells)))
     if kind == "all":
         return tags
     return {tag.removeprefix(f"{kind}---"): None for tag in tags if tag.startswith(f"{kind}---")}

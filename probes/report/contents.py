@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from embedstore.errors import ParameterError
 from embedstore.terminal import printable
 from probes.report.parts import Column, Facts, Figure, Section, Table, Words, shown, title_of
 from probes.report.words import basis, facts, kind, row_name, sentences, size_of, times
@@ -21,7 +22,7 @@ _ALIKE = {
     "track": "of one artist and title",
     "album": "of one album",
     "artist": "of one artist",
-    "near-duplicate": "that sound like one recording",
+    "near-duplicate": "that may be one recording",
 }
 
 Found: TypeAlias = "ProbeReport | Study | AuditReport | Sequence[ProbeReport]"
@@ -52,7 +53,13 @@ class Contents:
             return cls(found.reports, found.comparisons, audit)
         if isinstance(found, ProbeReport):
             return cls((found,), audit=audit)
-        return cls(tuple(found), audit=audit) if isinstance(found, Sequence) else cls((), audit=found)
+        if isinstance(found, Sequence):
+            return cls(tuple(found), audit=audit)
+        if not hasattr(found, "groupings"):
+            raise ParameterError(
+                f"a report is a ProbeReport, a Study, a sequence of them, or an AuditReport; got {found!r}"
+            )
+        return cls((), audit=found)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["make_folder", "write_report"]
 
-_OURS = re.compile(
-    r"(layers|side-by-side|comparisons|comparisons-of-rows|(classes|curve)(-by-layer)?|confusion|audit|audit-pairs|weights|quality|cka)"
-    r"(-\d+)?\.(csv|tex|png|svg)"
-)
+_OURS = re.compile(r"report\.(html|md)|(tables|plots)/[a-z-]+(-\d+)?\.(csv|tex|png|svg)")
+_PAGES = ("report.html", "report.md", "report.json")
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -33,11 +30,20 @@ def make_folder(folder: str | Path) -> Path:
     Raises
     ------
     ParameterError
-        It cannot be made or written to.
+        It cannot be made or written to, or holds somebody else's files of our names.
     """
+    if not str(folder):
+        raise ParameterError("the folder of a report has no name; give one, such as report")
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        others = [
+            name for name in _PAGES if (folder / name).exists() and name not in (*_earlier(folder), "report.json")
+        ]
+        if others or ((folder / "report.json").exists() and not _earlier(folder)):
+            raise ParameterError(
+                f"{folder} holds {others[0] if others else 'report.json'}, which is no report of embedstore; choose another folder"
+            )
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -57,8 +63,8 @@ def write_report(
 ) -> list[Path]:
     """Write report.html, report.md and report.json, tables as CSV and LaTeX, plots as PNG and SVG.
 
-    The page needs nothing beside it. The same report gives the same bytes. Tables and plots that an earlier report left
-    in the folder, and this one does not have, are removed.
+    The page needs nothing beside it. The same report gives the same bytes. Tables and plots that an earlier report wrote
+    (`report.json` lists its files), and this one does not have, are removed.
 
     Parameters
     ----------
@@ -79,27 +85,40 @@ def write_report(
         The folder cannot be made or written to.
     """
     folder, contents = make_folder(folder), Contents.of(found, audit)
-    document = json.dumps(_document(contents), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    texts = {
-        folder / "report.html": page_of(contents),
-        folder / "report.md": markdown_report(contents),
-        folder / "report.json": document,
-    }
+    texts = {folder / "report.html": page_of(contents), folder / "report.md": markdown_report(contents)}
     for table in contents.tables:
         texts[folder / "tables" / f"{table.name}.csv"] = csv_of(table)
         if not table.heat:
             texts[folder / "tables" / f"{table.name}.tex"] = latex_of(table)
     try:
+        earlier = _earlier(folder)
         for path, text in texts.items():
             path.parent.mkdir(exist_ok=True)
-            # half a character from an undecodable file name becomes \udcxx, which JSON reads back
-            path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+            _write(path, text)
         (folder / "plots").mkdir(exist_ok=True)
         paths = [*texts, *(path for figure in contents.figures for path in save(figure, folder / "plots"))]
-        _remove_others(paths)
+        names = [path.relative_to(folder).as_posix() for path in paths]
+        document = _document(contents) | {"files": names}
+        _write(folder / "report.json", json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        for name in set(earlier) - set(names):  # numbers of two runs in one folder would be taken for one
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise _cannot(folder, error) from error
-    return paths
+    return [*paths[:2], folder / "report.json", *paths[2:]]
+
+
+def _write(path: Path, text: str) -> None:
+    # half a character from an undecodable file name becomes \udcxx, which JSON reads back
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def _earlier(folder: Path) -> list[str]:
+    """List the files that the report in a folder says it wrote."""
+    try:
+        files = json.loads((folder / "report.json").read_text(encoding="utf-8"))["files"]
+        return [name for name in files if _OURS.fullmatch(name)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _document(contents: Contents) -> dict[str, Any]:
@@ -110,11 +129,3 @@ def _document(contents: Contents) -> dict[str, Any]:
     single = len(contents.reports) == 1 and not contents.comparisons
     found = contents.reports[0] if single else Study(reports=contents.reports, comparisons=contents.comparisons)
     return found.to_dict() | ({"audit": audit} if audit else {})
-
-
-def _remove_others(paths: Sequence[Path]) -> None:
-    """Remove what an earlier report left: numbers of two runs in one folder would be taken for one."""
-    for folder in {path.parent for path in paths if path.parent.name in ("tables", "plots")}:
-        for path in folder.iterdir():
-            if path not in paths and _OURS.fullmatch(path.name):
-                path.unlink()

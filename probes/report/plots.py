@@ -211,11 +211,17 @@ def _classes(figure: Figure) -> Canvas:
 def _curve(figure: Figure) -> Canvas:
     """Draw the main measure against the size of the training part."""
     canvas, axes = _axes(5.6, 3.7)
-    for number, (report, name) in enumerate(zip(figure.reports, figure.names, strict=True)):
-        if report.curve:
-            x, scores = [point.n_train for point in report.curve], [point.selected.main for point in report.curve]
-            axes.plot(x, [score.value for score in scores], color=SERIES[number % 6], lw=1.3, alpha=0.7)
-            _points(axes, x, scores, number, shorten(name))
+    lines = [  # stratified parts and parts with so many of each genre are two curves
+        (name, [point for point in report.curve if point.shots == shots], " (so many per genre)" if shots else "")
+        for report, name in zip(figure.reports, figure.names, strict=True)
+        for shots in (False, True)
+    ]
+    lines = [line for line in lines if line[1]]
+    for number, (name, points, how) in enumerate(lines):
+        points.sort(key=lambda point: point.n_train)
+        x, scores = [point.n_train for point in points], [point.selected.main for point in points]
+        axes.plot(x, [score.value for score in scores], color=SERIES[number % 6], lw=1.3, alpha=0.7)
+        _points(axes, x, scores, number, shorten(name) + how)
     sizes = sorted({point.n_train for report in figure.reports for point in report.curve})
     if sizes[-1] > 8 * sizes[0]:
         axes.set_xscale("log")
@@ -224,7 +230,7 @@ def _curve(figure: Figure) -> Canvas:
     axes.set(xlabel="training tracks", ylabel=f"{title_of(figure.reports[0].measure)} (95 % interval)")
     axes.set_ylim(0, min(1.02, 1.15 * max(p.selected.main.high for r in figure.reports for p in r.curve)))
     axes.grid(axis="y")
-    if len(figure.reports) > 1:
+    if len(lines) > 1:
         _legend(canvas)
     return canvas
 

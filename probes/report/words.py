@@ -12,7 +12,7 @@ from probes.results import CurvePoint, LayerResult, ProbeReport
 
 __all__ = ["basis", "facts", "kind", "row_name", "sentences", "size_of", "times"]
 
-_SPLITS = {"loo": "each track left out once", "lab": "the lab's random split"}
+_SPLITS = {"loo": "each group left out once", "lab": "the lab's random split"}
 _FROM_STORES = {"mfcc": "MFCC statistics", "random_weights": "the same network with random weights"}
 
 
@@ -31,7 +31,10 @@ def basis(report: ProbeReport) -> str:
         f"{p['groups']:,} {p['group']} groups" if grouped else "artists not grouped",
         f"{p['folds']} folds" if p.get("split", "cv") == "cv" else _SPLITS.get(p["split"], f"{p['split']} split"),
     ]
-    return f"{', '.join(parts)} x {len(p['seeds'])} seeds"
+    if p.get("tested", report.n_tracks) != report.n_tracks:
+        parts[-1] += f" ({p['tested']:,} tracks tested)"
+    seeds = len(p["seeds"])
+    return f"{', '.join(parts)} x {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def row_name(result: LayerResult) -> str:
@@ -77,9 +80,10 @@ def sentences(report: ProbeReport) -> Iterator[str]:
     """Say what was found, how far to trust it, and what a reader must know."""
     p, several = report.protocol, len(report.results) > 1
     if several:
+        picked = "on the validation part, too" if p.get("split") == "official" else "with all tracks and is optimistic"
         yield (
             "quote the row 'selected': its layer and settings were chosen inside each training part; the preferred layer's "
-            "own row was picked with all tracks and is optimistic"
+            f"own row was picked {picked}"
         )
         yield from _indistinct(report)
     unit = f"{p['group']} groups" if p.get("group") not in (None, "none") else "tracks"
@@ -94,12 +98,12 @@ def sentences(report: ProbeReport) -> Iterator[str]:
         )
     missing = [name for key, name in _FROM_STORES.items() if key not in report.baselines]
     if missing:
-        yield f"baselines not given: {', '.join(missing)}; embedstore build AUDIO --baselines makes them"
+        yield f"baselines not given: {', '.join(missing)}; `embedstore baselines` builds them"
     yield from report.notes
 
 
 def _indistinct(report: ProbeReport) -> Iterator[str]:
-    if not report.comparisons and not report.indistinct:
+    if report.indistinct is None:
         return
     tested = "(paired test, Holm, 5 %)"
     if report.indistinct:

@@ -179,14 +179,27 @@ def test_the_curve_counts_wrong_answers():
 
 
 def test_a_risk_that_cannot_be_promised():
-    """Says what could be."""
-    curve = RiskCurve((0.9, 0.5), (0.5, 1.0), (0.1, 0.3), (0.25, 0.4))
+    """Says why, few tracks or a weak probe, and what could be."""
+    curve = RiskCurve((0.9, 0.0), (0.5, 1.0), (0.1, 0.3), (0.2501, 0.4))
     assert curve.threshold_for(0.3) == (0.9, 0.5)
-    with pytest.raises(ParameterError, match=r"at most 0\.2 wrong answers.*the surest 50% were wrong 10\.0%.*25\.0%"):
+    with pytest.raises(
+        ParameterError,
+        match=r"at most 0\.2 wrong.*surest 50% .* in 10\.0% .* so few that it may be 25\.0%.*promised is 0\.251:",
+    ):
         curve.threshold_for(0.2)
+    assert curve.threshold_for(0.251) == (0.9, 0.5)
+    with pytest.raises(ParameterError, match=r"at most 0\.05 wrong .*too weak: at best, the surest 50% .* in 10\.0%"):
+        curve.threshold_for(0.05)
     for risk in (0, 1, np.nan):
         with pytest.raises(ParameterError, match="between 0 and 1"):
             curve.threshold_for(risk)
+
+
+def test_one_threshold_of_a_weak_probe():
+    """That 66 % were wrong is not for want of tracks."""
+    with pytest.raises(ParameterError, match="too weak: at best, the surest 100%") as caught:
+        RiskCurve((0.0,), (1.0,), (0.66,), (0.7,)).threshold_for(0.5)
+    assert "few" not in str(caught.value)
 
 
 def test_bounds_know_of_groups():

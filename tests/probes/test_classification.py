@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from probes.base import Problem, load_probe, score_settings
 from probes.layers import load_features, open_source
 from probes.probefile import probe_path
 from probes.saved import SavedProbe
-from probes.sweep import standardise
+from probes.scaling import standardise
 from probes.task import make_task
 
 PLUGINS = str(Path(__file__).parent.parent / "plugins")
@@ -61,7 +62,7 @@ def trained(tmp_path_factory) -> Path:
     return folder
 
 
-def save(store: EmbeddingStore, name: str, *, tags: bool = False) -> None:
+def save(store: EmbeddingStore, name: str, *, tags: bool = False, **more: object) -> None:
     """Train a probe on a store and keep it, calibrated by its scores on held-out thirds."""
     source = open_source(store)
     task = make_task(source.keys, source.labels, group="none")
@@ -76,7 +77,13 @@ def save(store: EmbeddingStore, name: str, *, tags: bool = False) -> None:
         x, rows = standardise(feature.values, train, test)
         problem = Problem(x[0], task.y[train], rows[0], task.groups[train], len(task.genres))
         scores[0, test] = score_settings(load_probe("logistic"), [problem], [{"C": 1.0}])[0][0]
-    given = {"feature": feature, "layers": source.layers, "task": task, "about": source.about, "scores": scores}
+    given = {
+        "feature": feature,
+        "layers": source.layers,
+        "task": task,
+        "about": {**source.about, **more},
+        "scores": scores,
+    }
     probes.keep_probe(probe_path(name, store.path), probe="logistic", setting={"C": 1.0}, **given)
 
 
@@ -139,26 +146,71 @@ def test_on_a_terminal(store, trained):
     assert [line.split("song.wav")[1].split()[0] for line in shown.stdout.splitlines() if song in line] == ["blues"]
     Path("broken.mp3").write_text("no sound")
     shown = run("broken.mp3", song, "missing.wav", code=1)
-    assert sum(line.startswith(str(Path.cwd())) for line in shown.stderr.splitlines()) == 2
+    failed = [line for line in shown.stderr.splitlines() if not line.startswith("note: ")]
+    assert [line.split(":")[0] for line in failed] == ["broken.mp3", "missing.wav"]
     assert song in shown.stdout
     told = run("broken.mp3", song, "missing.wav", "--json", code=1)
-    assert [answer["genre"] for answer in told["answers"]] == [None, "blues", None]
+    assert [answer["genres"] for answer in told["answers"]] == [[], ["blues"], []]
     assert ["error" in answer for answer in told["answers"]] == [True, False, True]
     assert told["answers"][1]["ranking"][0].keys() == {"genre", "probability"}
+
+
+def test_nothing_to_show_is_no_table(store):
+    """Without a single answer there is one line a file, and nothing on stdout."""
+    shown = run("missing.mp3", code=1)
+    assert shown.stdout == ""
+    assert shown.stderr.startswith("missing.mp3: ")
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_what_the_probe_is_worth(store, trained, write_audio):
+    """Training tracks, honest score, a calibration that did not help, files that it was trained on: told beside answers."""
+    stored = trained / "music/blues/blues 0/song.wav"
+    fresh = write_audio("a.wav", sample_rate=8000, samples=song("jazz", 20))
+    score = {"layer": 1, "macro_f1": {"value": 0.5861, "low": 0.499, "high": 0.6632}}
+    calibration = SavedProbe.load(probe_path("genres", store.path)).about["calibration"]
+    worse = {**calibration, "after": {name: value + 0.1 for name, value in calibration["before"].items()}}
+    save(store, "measured", selected=score, calibration=worse)
+    found = run(stored, fresh, "--probe", "measured", "--json")
+    assert [answer["trained_on"] for answer in found["answers"]] == [True, False]
+    worth, calibrated, known = found["notes"]
+    assert worth == ("the probe was trained on 18 tracks of 3 genres; macro-F1 0.586 [0.499, 0.663] on tracks held out")
+    before = calibration["before"]["brier"]
+    assert "calibration did not help on 18 tracks: " in calibrated
+    assert f"brier {before:.3f} before, {before + 0.1:.3f} after" in calibrated
+    assert known.startswith("1 of these files were among its training tracks")
+    assert f"note: {worth}" in run(fresh, "--probe", "measured").stderr
+    (plain,) = run(fresh, "--probe", "genres", "--json")["notes"][:1]
+    assert plain == "the probe was trained on 18 tracks of 3 genres; no score was kept with it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--risk", "0.5", "--abstain", "0.5"], "give one of the two"),
+        (["--risk", "1"], "0<x<1"),
+        (["--risk", "0"], "0<x<1"),
+        (["--abstain", "1.5"], "0<=x<=1"),
+    ],
+)
+def test_a_threshold_that_makes_no_sense(arguments, words):
+    """Told as misuse of the command, before anything is opened."""
+    assert words in run("a.wav", *arguments, code=2).stderr
 
 
 def test_not_sure(store, trained):
     """Below --abstain there is no genre; --risk chooses the threshold and says how many reach it."""
     song = str(trained / "music/blues/blues 0/song.wav")
-    assert run(song, "--abstain", "1", "--json")["answers"][0]["genre"] is None
+    assert run(song, "--abstain", "1", "--json")["answers"][0]["genres"] == []
     assert "not sure" in run(song, "--abstain", "1").stdout
-    assert run(song, "--abstain", "0.01", "--json")["answers"][0]["genre"] == "blues"
+    assert run(song, "--abstain", "0.01", "--json")["answers"][0]["genres"] == ["blues"]
     found = run(song, "--risk", "0.6", "--json")
-    assert (found["coverage"], found["answers"][0]["genre"]) == (1.0, "blues")
+    assert (found["coverage"], found["answers"][0]["genres"]) == (1.0, ["blues"])
     assert "100 % of the tracks" in run(song, "--risk", "0.6").stdout
     refused = run(song, "--risk", "0.01", code=1)
     assert "no threshold promises at most 0.01 wrong answers" in refused.stderr
-    assert "one is enough" in run(song, "--risk", "0.5", "--abstain", "0.5", code=1).stderr
+    with pytest.raises(ParameterError, match="one is enough"):
+        probes.classify(store, song, risk=0.5, abstain=0.5)
 
 
 def test_a_probe_of_another_recipe_is_refused(store, write_audio, tmp_path):
@@ -216,7 +268,9 @@ def test_from_probe_to_genre(store, write_audio):
     for name in ("knn", "mlp"):
         made = CliRunner().invoke(cli.main, ["probe", "--probe", name, "--save", name, "--seeds", "1", "--jobs", "1"])
         assert made.exit_code == 0, made.output
-        assert run("a.wav", "--probe", name, "--json")["answers"][0]["genre"] == "blues"
+        found = run("a.wav", "--probe", name, "--json")
+        assert found["answers"][0]["genres"] == ["blues"]
+        assert re.search(r"18 tracks of 3 genres; macro-F1 [01]\.\d{3} \[.*\] on tracks held out", found["notes"][0])
         assert SavedProbe.load(probe_path(name, store.path)).about["protocol"]["folds"] == 5
     refused = CliRunner().invoke(cli.main, ["probe", "--probe", "sklearn.svm.LinearSVC", "--save", "x"])
     assert (refused.exit_code, "only built-in probes" in refused.stderr) == (1, True)

@@ -14,8 +14,7 @@ from embedstore.errors import ParameterError
 from probes import knn
 from probes.base import Problem, predictions, score_one_by_one, score_settings
 from probes.knn import KNNProbe
-from probes.leaveout import leave_one_group_out
-from probes.sweep import standardise
+from probes.scaling import standardise
 
 ALL = [
     {"n_neighbors": k, "metric": metric, "temperature": t}
@@ -137,12 +136,13 @@ def test_leaving_groups_out_is_refitting_without_them(
         y = rng.integers(0, 2, (40, 4))
         y[:, 2], y[:, 3] = 0, groups == 3
     due = _refitted(x, y, groups, 6 - 2 * tags, scaled=scaled)
-    assert leave_one_group_out(x, y, groups, ALL, 6 - 2 * tags, standardise=scaled) == pytest.approx(due, abs=2e-8)
-    monkeypatch.setattr(knn, "_BLOCK", 3 * 40)
-    assert leave_one_group_out(x, y, groups, ALL, 6 - 2 * tags, standardise=scaled) == pytest.approx(due, abs=2e-8)
+    for block in (knn._BLOCK, 3 * 40):
+        monkeypatch.setattr(knn, "_BLOCK", block)
+        found = KNNProbe().score_left_out(x, y, groups, ALL, 6 - 2 * tags, standardise=scaled)
+        assert found == pytest.approx(due, abs=2e-8)
 
 
 def test_leaving_one_out_of_one_group_is_refused() -> None:
     """Nobody would be left to vote."""
     with pytest.raises(ParameterError, match="all 4 rows"):
-        leave_one_group_out(np.eye(4), np.arange(4), np.zeros(4, int), ALL, 4)
+        KNNProbe().score_left_out(np.eye(4), np.arange(4), np.zeros(4, int), ALL, 4)

@@ -8,7 +8,6 @@ import pytest
 from embedstore.errors import ParameterError, UnknownNameError
 from embedstore.types import LayerMatrix, TrackLabels
 from probes.layers import load_features, open_source
-from probes.sweep import standardise
 
 KEYS = np.array([30, 10, 20])
 
@@ -63,18 +62,3 @@ def test_unusable_matrices_say_why() -> None:
     for nothing in ([], [np.zeros((3, 2))], {}):
         with pytest.raises(ParameterError, match="open store, or LayerMatrix"):
             open_source(nothing, {1: TrackLabels()})
-
-
-def test_scaling_uses_the_training_rows_alone() -> None:
-    """As scikit-learn's StandardScaler fitted on the training rows; a constant column becomes 0."""
-    from sklearn.preprocessing import StandardScaler
-
-    rng = np.random.default_rng(0)
-    x = rng.normal(3, 2, size=(1, 20, 4)).astype(np.float32)
-    x[:, :, 3] = 0.1
-    train, rest = np.arange(15), np.arange(15, 20)
-    scaled, other = standardise(x, train, rest)
-    plain = StandardScaler().fit(x[0, train, :3].astype(float))
-    assert scaled[0, :, :3] == pytest.approx(plain.transform(x[0, train, :3].astype(float)))
-    assert other[0, :, :3] == pytest.approx(plain.transform(x[0, rest, :3].astype(float)))
-    assert not other[0, :, 3].any()

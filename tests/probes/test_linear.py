@@ -23,9 +23,11 @@ def test_axes_are_a_rotation(shape: tuple[int, int]) -> None:
     """Rows come back from their coordinates, the basis is orthonormal, squares are those along the axes."""
     x = np.random.default_rng(0).normal(size=shape)
     axes = Axes.of(x)
-    assert axes.rows[:, 1:] @ axes.basis.T == pytest.approx(x)
-    assert axes.basis.T @ axes.basis == pytest.approx(np.eye(8))
-    assert (axes.rows[:, 1:] ** 2).sum(0) == pytest.approx(axes.squares)
+    basis = axes.back(np.eye(8))
+    assert axes.rows @ basis.T == pytest.approx(x)
+    assert basis.T @ basis == pytest.approx(np.eye(8))
+    assert (axes.rows**2).sum(0) == pytest.approx(axes.squares)
+    assert axes.along(x) == pytest.approx(axes.rows.T @ x)
 
 
 @pytest.mark.parametrize("probe", PROBES)

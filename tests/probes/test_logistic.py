@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import scale
 
+from embedstore.errors import ParameterError
 from probes.base import Problem, score_settings
 from probes.logistic import LogisticProbe
 
@@ -92,6 +93,18 @@ def test_torch_reaches_the_same_optimum() -> None:
 def test_a_gpu_reaches_the_same_optimum() -> None:
     """The same on CUDA."""
     _together("cuda")
+
+
+def test_devices_are_those_of_the_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU "auto" is numpy, on a Mac too, whose GPU has no float64; one that is not there is named."""
+    x, y = wide(24, 10)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for mps in (False, True):
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        auto, plain = (LogisticProbe(device=device).fit(x, y) for device in ("auto", "cpu"))
+        assert (auto.coef_ == plain.coef_).all()
+    with pytest.raises(ParameterError, match="no device 'cuda:7' here"):
+        LogisticProbe(device="cuda:7").fit(x, y)
 
 
 def test_rank_deficient_rows_are_no_fault() -> None:

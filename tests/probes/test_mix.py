@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probes.mix import LayerMix
-from probes.sweep import standardise
+from probes.scaling import standardise
 
 
 def stack(n: int = 90) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,7 @@ def test_the_terminal_says_what_the_numbers_rest_on(capsys: pytest.CaptureFixtur
     assert "layers 1 (12 x), 0 (3 x)" in lines["selected"]
     for words in (
         "layers not distinguishable from the best (layer 1): 0, 2 (paired test, Holm, 5 %)",
-        "baselines not given: the same network with random weights; embedstore build AUDIO --baselines",
+        "baselines not given: the same network with random weights; `embedstore baselines` builds them",
         "selectivity +0.430 [+0.380, +0.480]: macro-F1 of layer 1",
         "bootstrap over 24 artist groups, 10,000 resamples",
         "280                             280   0.200 [0.160, 0.240]",

@@ -21,8 +21,8 @@ from probes.layers import load_features, open_source
 from probes.mlp import MLPProbe
 from probes.probefile import encode, probe_path, saved_probes
 from probes.saved import SavedProbe, keep_probe, load_saved, savable
+from probes.scaling import standardise
 from probes.splits import make_folds
-from probes.sweep import standardise
 from probes.task import Task, make_task
 
 QUICK_MLP = MLPProbe(hidden=(8,), max_epochs=5)
@@ -112,13 +112,11 @@ def test_every_feature_is_put_together_again(tmp_path, layer):
     made = kept(tmp_path / "a.safetensors", **given)
     vectors = stack(whole)
     assert [one.number for one in made.heard] == ([1] if layer == 1 else [0, 1, 2])
-    scaled = made.scale(given["feature"].values)
-    if layer == "mix":
-        assert made.weights.sum() == pytest.approx(1)
-        scaled = made.mixed(np.tensordot(made.weights, scaled, 1)[None])
+    scaled = made.prepare(given["feature"].values)
+    assert (made.prepare.weights is not None) == (layer == "mix")
     assert scaled.mean() == pytest.approx(0, abs=1e-9)
-    assert scaled.std(1) == pytest.approx(np.ones((1, scaled.shape[2])))
-    expected = made.calibration(made.models[0].decision_function(scaled[0]))
+    assert scaled.std(0) == pytest.approx(np.ones(scaled.shape[1]))
+    expected = made.calibration(made.models[0].decision_function(scaled))
     assert np.array_equal(SavedProbe.load(made.path).predict(vectors).probabilities, expected)
     heard = LayerEmbeddings(tuple(vectors[number][7] for number in (0, 1, 2)), 1)
     assert np.allclose(made.predict(heard).probabilities, expected[7:8])
@@ -127,15 +125,55 @@ def test_every_feature_is_put_together_again(tmp_path, layer):
 def test_what_is_said_of_it(tmp_path):
     """The header, and a copy of it for people, tell what was trained on what and how well."""
     given = material()
-    made = kept(tmp_path / "genres.v1.safetensors", "logistic", {"C": 0.1}, **given)
-    told = json.loads((tmp_path / "genres.v1.json").read_text())
+    given["about"] |= {
+        "store": str(tmp_path),
+        "selected": {"layer": 1, "macro_f1": {"value": 0.9, "low": 0.8, "high": 0.95}},
+    }
+    made = kept(probe_path("genres.v1", tmp_path), "logistic", {"C": 0.1}, **given)
+    told = json.loads((tmp_path / "probes" / "genres.v1.json").read_text())
     assert told == {name: value for name, value in made.about.items() if name not in ("format", "sum")}
     assert (made.name, made.layer, made.fingerprint) == ("genres.v1", 1, "f" * 64)
     assert told["params"]["C"] == 0.1
     assert told["tracks_per_genre"] == {"genre a": 20, "genre b": 20, "genre c": 20}
     assert told["calibration"]["after"].keys() == {"calibration_error", "brier", "log_loss"}
     assert made.curve.coverage[-1] == 1
+    assert (made.measure, str(made.score)) == ("macro_f1", "0.900 [0.800, 0.950]")
+    assert np.array_equal(SavedProbe.load(made.path).keys, given["task"].keys)
     assert repr(made) == "SavedProbe(genres.v1: logistic, layer 1, 3 genres, 60 tracks)"
+
+
+def test_a_file_of_the_users_is_left_alone(tmp_path):
+    """Outside a store the description is not written: a .json of the same name may be anybody's."""
+    (tmp_path / "mine.json").write_text("precious")
+    given = material()
+    given["about"] |= {"store": str(tmp_path / "store")}
+    kept(probe_path(tmp_path / "mine", "s"), **given)
+    assert (tmp_path / "mine.json").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.json", "mine.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "selected",
+    [
+        None,
+        "0.9",
+        {},
+        {"macro_f1": 0.9},
+        {"macro_f1": {"value": 0.9, "low": None, "high": 1.0}},
+        {"macro_f1": {"value": 99.0, "low": 0.0, "high": 1.0}},
+    ],
+)
+def test_a_score_that_is_none(made, selected):
+    """What is not a score and its interval is not quoted as one."""
+    assert SavedProbe.parse(edited(made, about=lambda said: said.update(selected=selected)), "x").score is None
+
+
+def test_what_calibration_made_worse(made):
+    """Measures that were better before are told, with both values; what looks equal in three digits is not."""
+    before = {"calibration_error": 0.1, "brier": 0.5, "log_loss": 0.9}
+    after = {"calibration_error": 0.2, "brier": 0.50001, "log_loss": 0.8}
+    spoiled = edited(made, about=lambda said: said["calibration"].update(before=before, after=after))
+    assert SavedProbe.parse(spoiled, "x").worsened == {"calibration_error": (0.1, 0.2)}
 
 
 def test_abstaining(tmp_path):
@@ -219,7 +257,7 @@ def test_saving_twice_replaces_it_or_leaves_it(tmp_path):
     with pytest.raises(StoreError, match="a link lies where"):
         kept(tmp_path / "link" / "a.safetensors", **given)
     assert path.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors", "link"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "link"]
 
 
 def edited(made: SavedProbe, about: Callable = lambda _: None, arrays: Callable = lambda _: None) -> bytes:
@@ -229,6 +267,17 @@ def edited(made: SavedProbe, about: Callable = lambda _: None, arrays: Callable 
     about(said)
     arrays(found)
     return encode(said, found)  # with the right sum: whoever made it meant it
+
+
+def curve(**columns: object) -> dict:
+    """Make a description with a risk curve that has one or more other columns."""
+    plain = {"thresholds": [0.9, 0.0], "coverage": [0.5, 1.0], "risk": [0.1, 0.3], "bound": [0.2, 0.4]}
+    return {"calibration": {"curve": plain | columns, "before": {}, "after": {}}}
+
+
+def test_a_curve_that_is_right_is_read(made):
+    """What the tests below spoil would be taken."""
+    assert SavedProbe.parse(edited(made, about=lambda said: said.update(curve())), "x").curve.risk == (0.1, 0.3)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +293,9 @@ def edited(made: SavedProbe, about: Callable = lambda _: None, arrays: Callable 
         ({"genres": ["a"]}, "at least 2 different texts"),
         ({"genres": ["a", "a", "b"]}, "at least 2 different texts"),
         ({"genres": ["a", "b", 3]}, "at least 2 different texts"),
+        ({"genres": ["a", "b", [3]]}, "at least 2 different texts"),
+        ({"genres": ["a", "b", ""]}, "none empty"),
+        ({"genres": ["a", "b", " "]}, "none empty"),
         ({"genres": ["a", "b", "c", "d"]}, r"'slope' should be float64 \(4,\)"),
         ({"layer": 7}, "no layer 7"),
         ({"layer": "all"}, "no layer 'all'"),
@@ -257,8 +309,23 @@ def edited(made: SavedProbe, about: Callable = lambda _: None, arrays: Callable 
         ({"tracks": -1}, "'tracks' should be an int"),
         ({"fingerprint": None}, "'fingerprint' should be str"),
         ({"calibration": {}}, "'curve' should be dict"),
-        ({"calibration": {"curve": {"thresholds": ["a"]}}}, "could not convert"),
-        ({"calibration": {"curve": {key: [None] for key in ("thresholds", "coverage", "risk", "bound")}}}, "float"),
+        ({"tracks": 59}, r"'keys' should be int64 \(59,\)"),
+        ({"tracks": 2**62}, "'keys' should be int64"),
+        (curve() | {"calibration": {**curve()["calibration"], "after": 5}}, "'after' should be dict"),
+        (curve() | {"calibration": {**curve()["calibration"], "before": {"brier": 0.1}}}, "'brier' should be float"),
+        (curve(thresholds=["a", 0.0]), "a risk curve has"),
+        (curve(thresholds=[None, 0.0]), "a risk curve has"),
+        (curve(thresholds=[True, 0.0]), "a risk curve has"),
+        (curve(thresholds=[99, 0.0]), "a risk curve has"),
+        (curve(thresholds=[10**400, 0.0]), "a risk curve has"),
+        (curve(thresholds=[0.9]), "a risk curve has"),
+        (curve(thresholds=[0.9, 0.5]), "the last threshold 0"),
+        (curve(thresholds=[0.0, 0.0]), "thresholds of a risk curve fall"),
+        (curve(coverage=[1.0, 0.5]), "its coverage grows"),
+        (curve(risk=[0.1, -0.1]), "a risk curve has"),
+        (curve(bound=[0.2, 1.1]), "a risk curve has"),
+        (curve(thresholds=[], coverage=[], risk=[], bound=[]), "a risk curve has"),
+        (curve(bound=[0.2, 0.3, 0.4]), "a risk curve has"),
     ],
 )
 def test_a_description_that_is_not_ours(made, tmp_path, about, words):
@@ -289,6 +356,27 @@ def test_arrays_that_do_not_fit(tmp_path, name):
                 SavedProbe.parse(edited(made, arrays=change), "x")
 
 
+@pytest.mark.parametrize("slope", [1e308, -1.0])
+def test_slopes_that_make_no_probabilities(made, slope):
+    """Too steep for a finite logit, or turned: refused when read, in one line."""
+    spoiled = edited(made, arrays=lambda found: found.update(slope=np.full(3, slope)))
+    with pytest.raises(StoreFormatError, match=r"slopes are within 0\.\.1e\+18") as caught:
+        SavedProbe.parse(spoiled, "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_layer_that_is_not_heard_costs_nothing(made):
+    """A file may tell of layers of any size: only those that the probe hears are looked at."""
+    wide = edited(made, about=lambda said: said["layers"].append({"number": 9, "name": "x", "dim": 2**61}))
+    assert SavedProbe.parse(wide, "x").tracks == 60
+
+
+def test_the_sum_is_of_what_is_read(tmp_path):
+    """Keys that JSON turns into texts, and sorts otherwise, do not spoil it."""
+    made = kept(tmp_path / "a", **material() | {"about": {"folds": {2: "b", 10: "a"}, "odd": "\udce9"}})
+    assert SavedProbe.load(made.path).about["folds"] == {"2": "b", "10": "a"}
+
+
 def test_bytes_that_are_no_probe(made):
     """Cut anywhere, or damaged, or another format: never anything but one clear error."""
     data = Path(made.path).read_bytes()
@@ -296,15 +384,26 @@ def test_bytes_that_are_no_probe(made):
     for wrong in whole + [data[:end] for end in range(0, len(data), 97)]:
         with pytest.raises(StoreFormatError, match="x is no saved probe"):
             SavedProbe.parse(wrong, "x")
-    for place in range(0, len(data), 41):
+    rows = np.random.default_rng(0).normal(size=(5, 10))
+    for place in range(0, len(data), 7):
         spoiled = bytearray(data)
-        spoiled[place] ^= 16
-        in_header = place < 8 + int.from_bytes(data[:8], "little")
+        spoiled[place] ^= 1 << place % 8
         try:
-            SavedProbe.parse(bytes(spoiled), "x")
+            read = SavedProbe.parse(bytes(spoiled), "x")
         except StoreFormatError:
             continue
-        assert in_header  # a changed word of the description may still make sense, a changed number never passes
+        # it reads the same, as a capital letter in an escape does
+        assert read.about == made.about
+        assert np.array_equal(read.predict({1: rows}).probabilities, made.predict({1: rows}).probabilities)
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'layer\\":1,', b'layer\\":0,'), (b"genre b", b"genre x")])
+def test_a_changed_description_is_damage(made, old, new):
+    """A layer's number or a genre's name that makes sense but is not what was written."""
+    data = Path(made.path).read_bytes()
+    assert data.count(old) >= 1
+    with pytest.raises(StoreFormatError, match="it is damaged: its description and arrays"):
+        SavedProbe.parse(data.replace(old, new), "x")
 
 
 def test_what_is_no_plain_file(made, tmp_path):
