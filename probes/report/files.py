@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["make_folder", "write_report"]
 
 _OURS = re.compile(r"report\.(html|md)|(tables|plots)/[a-z-]+(-\d+)?\.(csv|tex|png|svg)")
-_PAGES = ("report.html", "report.md", "report.json")
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -38,12 +37,10 @@ def make_folder(folder: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         others = [
-            name for name in _PAGES if (folder / name).exists() and name not in (*_earlier(folder), "report.json")
+            name for name in ("report.html", "report.md", "report.json", "tables", "plots") if (folder / name).exists()
         ]
-        if others or ((folder / "report.json").exists() and not _earlier(folder)):
-            raise ParameterError(
-                f"{folder} holds {others[0] if others else 'report.json'}, which is no report of embedstore; choose another folder"
-            )
+        if others and not _earlier(folder):
+            raise ParameterError(f"{folder} holds {others[0]}, which is no report of embedstore; choose another folder")
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -207,7 +207,10 @@ def test_a_folder_holds_the_report(tmp_path: Path) -> None:
     report = m.make_report()
     paths = probes.write_report(report, tmp_path / "new" / "folder")
     assert {path.parent.name for path in paths} == {"folder", "tables", "plots"}
-    assert json.loads((tmp_path / "new/folder/report.json").read_text()) == json.loads(json.dumps(report.to_dict()))
+    document = json.loads((tmp_path / "new/folder/report.json").read_text())
+    written = {path.relative_to(tmp_path / "new/folder").as_posix() for path in paths}
+    assert {*document.pop("files"), "report.json"} == written
+    assert document == json.loads(json.dumps(report.to_dict()))
     assert all(path.is_file() for path in paths)
     for path in paths:
         if path.suffix == ".png":
@@ -228,6 +231,21 @@ def test_a_second_report_leaves_nothing_of_the_first(tmp_path: Path) -> None:
     theirs.write_text("keep")
     paths = probes.write_report(m.make_report(layers=1, full=False), tmp_path)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*paths, theirs}
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.json", "plots/curve.png", "tables/quality.csv"])
+def test_files_of_others_are_neither_replaced_nor_removed(tmp_path: Path, name: str) -> None:
+    """A folder that holds files of our names, which no report of ours lists, is refused before the work."""
+    theirs = tmp_path / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("mine")
+    for write in (probes.make_folder, lambda folder: probes.write_report(m.make_report(), folder)):
+        with pytest.raises(ParameterError, match=r"which is no report of embedstore; choose another folder"):
+            write(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
+    assert theirs.read_text() == "mine"
+    with pytest.raises(ParameterError, match="has no name"):
+        probes.make_folder("")
 
 
 def test_odd_names_and_numbers_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
