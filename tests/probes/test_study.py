@@ -274,7 +274,8 @@ def test_presets_of_benchmarks_run(library: Callable, preset: str) -> None:
 def test_the_labs_experiment_stands_beside_the_clean_one(library: Callable) -> None:
     """Three dropouts its own way, one report the clean way; a planted artist effect shows as the gap between them."""
     layers, labels = library(genre=(0.0,), artist=4.0, n=300, artists=8, dim=16)
-    found = probes.run(layers, preset="seed", labels=labels, command="embedstore probe", **QUICK | {"resamples": 50})
+    more = QUICK | {"resamples": 50, "seeds": 3}  # some starts of this network end in answering one class
+    found = probes.run(layers, preset="seed", labels=labels, command="embedstore probe", **more)
     assert [report.probe for report in found.reports] == [
         "lab, dropout 0.6",
         "lab, dropout 0.7",
@@ -282,7 +283,8 @@ def test_the_labs_experiment_stands_beside_the_clean_one(library: Callable) -> N
         "clean",
     ]
     assert [report.protocol["split"] for report in found.reports] == ["lab"] * 3 + ["cv"]
-    assert found.reports[0].selected["accuracy"].low > found.reports[3].selected["accuracy"].high + 0.1
+    *lab, clean = (report.selected["accuracy"].value for report in found.reports)
+    assert np.median(lab) > clean + 0.2
     assert {report.command for report in found.reports} == {"embedstore probe"}
     with pytest.raises(ParameterError, match="leave out --split"):
         probes.run(layers, preset="seed", labels=labels, split="loo", **QUICK)
