@@ -56,7 +56,7 @@ tour:
 	$(EMBEDSTORE) probe --probe logistic --store $(STORE) --report $(REPORT)$(if $(MUSIC), || echo 'not probed: the line above says why')
 
 test: $(INSTALLED)  ## run the test suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-slow: $(INSTALLED)  ## run the tests that take minutes: real weights, kill -9, the wheel in a clean environment
 	$(BIN)/python -m pytest -m slow --timeout 1200

@@ -558,6 +558,7 @@ def test_rate_and_normalisation_are_read_where_newer_libraries_put_them(checkpoi
     assert (card.sample_rate, card.preprocessing) == (24000, "none")
 
 
+@pytest.mark.slow
 def test_loading_leaves_torchaudio_whole(checkpoint):
     """Its constants are real tensors, though the network is first built without any; in a process of its own."""
     pytest.importorskip("torchaudio")

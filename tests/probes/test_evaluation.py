@@ -72,6 +72,7 @@ def test_the_report_is_plain_data(library: Callable) -> None:
         assert np.mean(list(result.per_class.values())) == pytest.approx(result["macro_f1"].value)
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_report(library: Callable) -> None:
     """Everything is seeded; a mapping is as good as a list; other seeds give other folds."""
     layers, labels = library(n=60, genre=(0.3, 0.4))

@@ -97,6 +97,7 @@ def test_too_few_groups_are_told() -> None:
     assert _plan(KNNProbe(), [[5, 5], [5, 5]], 9).notes[0].startswith("9 folds were asked; there are 4 groups")
 
 
+@pytest.mark.slow
 def test_processes_do_not_change_the_outcome(library: Callable) -> None:
     """Two processes give what one gives, to the bit, and each round ticks."""
     layers, labels = library(genre=(0.5, 1.0), n=60)
