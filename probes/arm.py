@@ -119,10 +119,11 @@ def _shaped(model: Any, features: Sequence[Feature]) -> Any:
     if "n_layers" not in model.get_params():
         return model
     counts = {len(feature.parts) if feature.layer == "concat" else 1 for feature in features}
-    widths = {feature.values.shape[2] % len(feature.parts) for feature in features if feature.layer == "concat"}
-    if len(counts) > 1 or widths - {0}:
+    ragged = [feature.name for feature in features if len(set(feature.widths)) > 1]
+    if len(counts) > 1 or ragged:
         raise ParameterError(
-            "this network reads one layer, or all of one width side by side; ask for one kind of --layer"
+            "this network reads one layer, or all of one width side by side; "
+            + (f"those of {ragged[0]} differ in width: ask for a --layer" if ragged else "ask for one kind of --layer")
         )
     return clone(model).set_params(n_layers=counts.pop())
 

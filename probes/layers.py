@@ -37,12 +37,15 @@ class Feature:
         One layer, or for a mix all of them.
     parts : tuple of str
         Names of those layers.
+    widths : tuple of int
+        Of layers side by side: how wide each is.
     """
 
     layer: int | str
     name: str
     values: Floats
     parts: tuple[str, ...]
+    widths: tuple[int, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -174,7 +177,8 @@ def _joint(source: Source, joint: Sequence[str], keys: Ints) -> Iterator[Feature
         )
     rows, names = [_rows(source, layer, keys) for layer in source.layers], tuple(layer.name for layer in source.layers)
     for which in joint:
-        yield Feature(which, f"{which} of {len(rows)} layers", join_layers(which, rows), names)
+        wide = tuple(of_layer.shape[1] for of_layer in rows) if which == "concat" else ()
+        yield Feature(which, f"{which} of {len(rows)} layers", join_layers(which, rows), names, wide)
 
 
 def join_layers(which: int | str, rows: Sequence[Floats]) -> Floats:

@@ -334,6 +334,9 @@ def test_a_network_that_reads_layers_side_by_side_is_told_how_many(
     assert set(seen) == {3, 1}
     with pytest.raises(ParameterError, match="ask for one kind of --layer"):
         probes.evaluate(layers, GenreNetProbe(), labels=labels, layer="0,concat", **QUICK)
+    ragged = [layers[0], LayerMatrix(1, "layer 1", layers[1].keys, np.tile(layers[1].values, 3))]  # 10 and 30: 2 x 20
+    with pytest.raises(ParameterError, match="those of concat of 2 layers differ in width: ask for a --layer"):
+        probes.evaluate(ragged, GenreNetProbe(), labels=labels, layer="concat", **QUICK)
 
 
 def test_several_kinds_of_layers_in_one_table(library: Callable) -> None:
