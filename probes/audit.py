@@ -34,7 +34,7 @@ from probes.results import Interval, ProbeReport, Score, Study, plain
 from probes.splits import LEVELS, group_tracks, join_groups
 from probes.statistics import Samples
 from probes.table import tabulate
-from probes.task import make_task
+from probes.task import make_task, pairs_within
 
 __all__ = ["KINDS", "AuditReport", "Grouping", "Offenders", "audit_alike", "audit_leaks"]
 
@@ -189,7 +189,7 @@ def audit_leaks(
     pairs = _near_duplicates(opened, seconds)
     task = make_task(opened.keys, opened.labels, genres, "artist", multilabel=multilabel, pairs=pairs)
     features = load_features(opened, "all" if layer is None else layer, task.keys)
-    pairs = _among(pairs, opened.keys, task.keys)
+    pairs = pairs_within(np.flatnonzero(np.isin(opened.keys, task.keys)), pairs, len(opened.keys))
     known = [opened.labels.get(int(key), TrackLabels()) for key in task.keys]
     kept = {level: group_tracks(known, level) for level in LEVELS} | {"near-duplicate": task.groups}
     alike = {**kept, "near-duplicate": join_groups(kept["none"], pairs)}
@@ -288,14 +288,6 @@ def _near_duplicates(source: Source, seconds: Mapping[int, float] | None) -> Int
             "an audit needs the tracks' durations to find near-duplicates: pass seconds={key: seconds}, or an open store"
         )
     return pairs
-
-
-def _among(pairs: Ints, stored: Ints, keys: Ints) -> Ints:
-    """Give pairs of places in `stored` as places in `keys`, which has fewer, in the same order."""
-    place = np.full(len(stored), -1)
-    place[np.isin(stored, keys)] = np.arange(len(keys))
-    moved = place[pairs]
-    return np.asarray(moved[(moved >= 0).all(1)])
 
 
 def _run(

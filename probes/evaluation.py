@@ -105,7 +105,7 @@ def study(
         In place of the store's; needed with matrices.
     baselines : mapping of str to EmbeddingStore and the like, optional
         Such as ``mfcc`` and ``random_weights``: chosen and tested in the same way, a row of each table. Default: those that
-        `embedstore.baselines` built into the first store.
+        `embedstore.baselines` built into each store.
     protocol : Protocol, optional
     jobs : int, optional
         Processes; default: one for each core if the work is worth it. The result is the same.

@@ -41,8 +41,8 @@ def probe_path(name: str | os.PathLike[str], store: str | os.PathLike[str] | Non
 
     Examples
     --------
-    >>> str(probe_path("genres", "/music/store")), str(probe_path("/tmp/genres.safetensors"))
-    ('/music/store/probes/genres.safetensors', '/tmp/genres.safetensors')
+    >>> str(probe_path("genres", "/music/store")), str(probe_path("/music/genres.safetensors"))
+    ('/music/store/probes/genres.safetensors', '/music/genres.safetensors')
     """
     text = os.fspath(name)
     if os.sep in text or text.endswith(SUFFIX):

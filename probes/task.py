@@ -14,7 +14,7 @@ from embedstore.registry import unknown_name
 from embedstore.types import TrackLabels
 from probes.splits import Ints, artist_groups, groups_per_class, join_groups, known_artists, normalise
 
-__all__ = ["Task", "choose_genres", "make_task"]
+__all__ = ["Task", "choose_genres", "make_task", "pairs_within"]
 
 GROUPINGS = ("artist", "none")
 PARTS = ("train", "valid", "test")
@@ -177,7 +177,7 @@ def make_task(
         if group == "none":
             return np.arange(len(rows))
         groups = artist_groups([known[row] for row in rows])
-        return groups if pairs is None else join_groups(groups, _within(rows, pairs, len(known)))
+        return groups if pairs is None else join_groups(groups, pairs_within(rows, pairs, len(known)))
 
     testable = groups_per_class(y, grouped(rows)) >= 2 if parts is None else y[parts < 2].any(0) & y[parts == 2].any(0)
     several = 0 if multilabel else sum(len(numbers) > 1 for numbers in found)
@@ -195,7 +195,7 @@ def make_task(
     rows, y, parts = rows[stay], y[stay][:, testable], None if parts is None else parts[stay]
     groups = grouped(rows)
     notes += _words_on_groups([known[row] for row in rows], groups, group, parts)
-    if pairs is not None and group != "none" and len(inside := _within(rows, pairs, len(known))):
+    if pairs is not None and group != "none" and len(inside := pairs_within(rows, pairs, len(known))):
         if parts is None:
             then = "they stay on one side of each split"
         else:
@@ -212,7 +212,7 @@ def make_task(
     return Task(np.asarray(keys)[rows], y if multilabel else y.argmax(1), names, groups, excluded, tuple(notes), parts)
 
 
-def _within(rows: Ints, pairs: Ints, n: int) -> Ints:
+def pairs_within(rows: Ints, pairs: Ints, n: int) -> Ints:
     """Give pairs of stored tracks by their places in `rows`; pairs with a track that is not there go."""
     place = np.full(n, -1)
     place[rows] = np.arange(len(rows))
