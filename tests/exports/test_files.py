@@ -262,6 +262,12 @@ INTERRUPTED = """
 import os, random, signal, sys, time
 from embedstore import EmbeddingStore, export
 
+def lost(found, show=sys.unraisablehook):  # Python itself drops what is raised in a weak reference's callback
+    if found.exc_type is not KeyboardInterrupt:
+        show(found)
+
+
+sys.unraisablehook = lost
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 store, name, times = EmbeddingStore.open("embeddings"), sys.argv[1], int(sys.argv[2])
 began = time.perf_counter()
