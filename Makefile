@@ -2,7 +2,7 @@
 
 PYTHON  ?= python3
 VENV    ?= .venv
-EXTRAS  ?= demo,test,lint
+EXTRAS  ?= demo,test,lint,web
 AUDIO   ?=
 ENCODER ?= musicnn
 MUSIC   := $(strip $(subst ~/,$(HOME)/,$(AUDIO)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 import signal
 import sys
@@ -16,7 +17,7 @@ import click
 
 from embedstore import __version__, display
 from embedstore.errors import EmbedstoreError
-from embedstore.terminal import printable, say, show_json
+from embedstore.terminal import printable, say, show_exactly, show_json
 
 STORE = click.option(
     "--store",
@@ -73,6 +74,7 @@ COLUMNS = _all(
     click.option("--path-column", help="CSV column that holds the path."),
     click.option("--label-column", help="CSV column that holds the genre."),
     click.option("--artist-column", help="CSV column that holds the artist."),
+    click.option("--year-column", help="CSV column that holds the year, or a date."),
 )
 WHAT = _all(
     click.option(
@@ -124,6 +126,14 @@ JOBS = click.option(
     help="Files at a time. [default: one per core; at most 16 for a device other than cpu]",
 )
 LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Look at the first N files only.")
+TRANSFORM = click.option(
+    "--transform",
+    type=click.Choice(["none", "centre", "standardise", "whiten"]),
+    default="none",
+    show_default=True,
+    help="Move all vectors first, by what the library's own look like: take its mean away; give every value, or every "
+    "direction, the same spread.",
+)
 TIMEOUT = click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -132,6 +142,20 @@ TIMEOUT = click.option(
     help="Seconds without a sign of life before a file is given up.",
 )
 RETRY = click.option("--retry-failed", is_flag=True, help="Try again the files that failed and have not changed.")
+
+
+class _Size(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([kMGT]?)i?B?", value.strip(), re.IGNORECASE)
+        if not match or not (count := int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))):
+            self.fail(f"{value!r} is no size such as 500MB or 2GB", param, ctx)
+        return count
 
 
 class _Sizes(click.ParamType):  # type: ignore[type-arg]
@@ -525,36 +549,221 @@ def merge(ctx: click.Context, /, sources: tuple[str, ...], store: str, as_json: 
 @main.command()
 @STORE
 @click.option("--layer", help="Number, name or 'mean'. [default: the encoder's]")
-@click.option("--kind", default="auto", show_default=True, help="auto, flat or ivf.")
+@TRANSFORM
+@click.option(
+    "--kind",
+    default="auto",
+    show_default=True,
+    metavar="NAME|FACTORY",
+    help="flat, ivf, rabitq, ivf-rabitq, hnsw, gpu-flat, gpu-ivf, gpu-cagra, or a FAISS factory string such as IVF256,SQ8.",
+)
+@click.option(
+    "--recall",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.99,
+    show_default=True,
+    help="Share of the ten true neighbours that an approximate index is tuned to find.",
+)
+@click.option(
+    "--memory",
+    type=_Size(),
+    metavar="SIZE",
+    default="1GB",
+    show_default=True,
+    help="What the index may hold in memory.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--update", is_flag=True, help="Add what is new to the index there is, without learning anew.")
 @JSON
-def index(store: str, layer: str | None, kind: str, seed: int, as_json: bool) -> None:
-    """Build a FAISS index of one layer and measure its recall and latency; search works without one, too."""
-    from embedstore import build_index
+@click.pass_context
+def index(ctx: click.Context, /, store: str, as_json: bool, **options: Any) -> None:
+    """Build an index of one layer and measure its recall and latency; search works without one, too."""
+    from embedstore.index import Goal, build_index, update_index
 
-    report = build_index(_open(store), layer, kind=kind, seed=seed)
+    update, goal = options.pop("update"), Goal(options.pop("recall"), options.pop("memory"))
+    if update and (given := _given(ctx, "recall", "memory", "seed")):
+        raise click.UsageError(f"--update keeps what the index was built with; leave out {given}")
+    opened = _open(store)
+    if update:
+        report = update_index(opened, options["layer"], options["kind"], transform=options["transform"])
+    else:
+        report = build_index(opened, goal=goal, **options)
     _show(report.to_dict(), as_json, display.show_index)
 
 
 @main.command()
-@click.argument("query", required=False)
+@click.argument("query", metavar="[QUERY]...", nargs=-1)
 @STORE
+@click.option(
+    "--like",
+    nargs=2,
+    type=(str, float),
+    multiple=True,
+    metavar="QUERY WEIGHT",
+    help="One more QUERY, of another weight than 1.",
+)
+@click.option("--unlike", multiple=True, metavar="QUERY", help="Not like this; short for --like QUERY -0.5.")
+@click.option("--at", metavar="M:SS", help="Only this moment of QUERY; of a stored track if windows are kept.")
 @click.option("--genre", help="Instead of QUERY: the tracks nearest to this genre's centre.")
+@click.option(
+    "--queries",
+    metavar="FILE",
+    type=click.Path(),
+    help="Instead of QUERY: one on each line; or CSV or JSON lines of query, weight, at, genre, name; lines of one name are one "
+    "query.",
+)
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
-@click.option("--layer", help="Number, name or 'mean'. [default: the encoder's]")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="FIELD genre, artist, album or path (a pattern); of one field: any of them.",
+)
+@click.option("--without", multiple=True, metavar="FIELD=VALUE", help="The opposite.")
+@click.option("--years", metavar="A-B", help="Also A- and -B.")
+@click.option("--duration", metavar="A-B", help="In seconds, or as 1:30-10:00.")
+@click.option("--per-artist", type=click.IntRange(min=1), metavar="N", help="At most N tracks of an artist.")
+@click.option("--collapse", is_flag=True, help="Show one of tracks that are the same music.")
+@click.option("--least", type=click.FloatRange(-1, 1), metavar="SCORE", help="Smallest similarity.")
+@click.option(
+    "--diversity",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="0: the nearest; towards 1: ever more unlike each other.",
+)
+@click.option(
+    "--layer",
+    help="Number, name or 'mean'; best or mix, or best:NAME or mix:NAME: what a saved probe chose. [default: the encoder's]",
+)
+@TRANSFORM
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv", "m3u8"]),
+    help="[default: table; with --out, as FILE's name says]",
+)
+@click.option("--out", metavar="FILE", type=click.Path(), help="Write there.")
+@click.option("--relative", is_flag=True, help="Paths of a playlist as seen from its folder.")
 @MODEL
 @DEVICE
 @TRUST
 @JSON
-def search(query: str | None, store: str, as_json: bool, **options: Any) -> None:
-    """Find the tracks that sound most like QUERY: a stored track (id or path) or any audio file."""
-    from embedstore.query import search as nearest
+@click.pass_context
+def search(
+    ctx: click.Context, /, store: str, as_json: bool, form: str | None, out: str | None, relative: bool, **options: Any
+) -> None:
+    """Find the tracks that sound most like QUERY: a stored track (id, path, name, words of artist and title) or any audio file.
 
-    if (query is None) == (options["genre"] is None):
-        raise click.UsageError("give a QUERY or --genre NAME (one of the two)")
+    Several are added up. A track that was asked for is not among the results.
+    """
+    from embedstore.search import Searcher, batch, playlists
+
+    _check_output(as_json, form, out, relative)
+    lines, wanted, shape = _question(options)
     opened = _open(store)
-    result = nearest(opened, query, **options).to_dict()
-    _show({**result, "notes": [*opened.problems, *result["notes"]]}, as_json, lambda _: display.show_search(result))
+    with Searcher(opened, **options | {"layer": _layer(opened, options["layer"])}) as searcher:
+        answers = batch.search_lines(searcher, lines, wanted, shape)
+    file = out and playlists.write_answers(answers, out, form, relative=relative)
+    document = playlists.document_of(answers) | ({"file": file} if file else {})
+    if as_json or file or form in (None, "table"):
+        _show(document, as_json, lambda found: display.show_search(found, told=opened.problems))
+    else:
+        show_exactly(playlists.text_of(answers, form, "." if relative else None))
+    ctx.exit(1 if any(answer.error for answer in answers) else 0)
+
+
+@main.command()
+@STORE
+@click.option(
+    "--layer",
+    help="Number, name or 'mean'; best or mix, or best:NAME or mix:NAME: what a saved probe chose. [default: the encoder's]",
+)
+@TRANSFORM
+@click.option(
+    "--near", metavar="GENRE|TRACK", help="Instead of the map: the genres nearest to this one or to a stored track."
+)
+@click.option("--out", metavar="FILE.png|.svg|.csv|.json", type=click.Path(), help="Also draw the map, or write it.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE.")
+@JSON
+def genre_map(store: str, as_json: bool, near: str | None, out: str | None, overwrite: bool, **options: Any) -> None:
+    """Show how alike genres are, and whether each is as near to itself as to others, with a tree that joins the nearest."""
+    from embedstore.exports.genremap import save_genre_map
+    from embedstore.search import genres
+
+    if near is not None and out is not None:
+        raise click.UsageError("--near shows one row of the map and writes no file; leave out --out")
+    opened = _open(store)
+    options["layer"] = _layer(opened, options["layer"])
+    if near is not None:
+        found = [{"genre": name, "similarity": score} for name, score in genres.nearest_genres(opened, near, **options)]
+        _show({"near": near, "nearest": found}, as_json, display.show_nearest_genres)
+        return
+    seen = genres.genre_map(opened, **options)
+    file = save_genre_map(opened, seen, out, overwrite=overwrite) if out else None
+    _show(seen.to_dict() | {"file": file}, as_json, display.show_genre_map)
+
+
+@main.command()
+@click.argument("target", metavar="FILE.parquet|FILE.csv")
+@STORE
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours of each track.")
+@click.option(
+    "--layer",
+    help="Number, name or 'mean'; best or mix, or best:NAME or mix:NAME: what a saved probe chose. [default: the encoder's]",
+)
+@TRANSFORM
+@click.option("--exact", is_flag=True, help="Compare all tracks, even where there is an index.")
+@click.option("--overwrite", is_flag=True, help="Replace the file.")
+@JSON
+def knn_graph(target: str, store: str, as_json: bool, **options: Any) -> None:
+    """Write the nearest neighbours of every track as a table of edges: source, target, rank, score."""
+    from embedstore import terminal
+    from embedstore.exports.knngraph import knn_graph as write
+
+    _end_politely()
+    opened = _open(store)
+    options["layer"] = _layer(opened, options["layer"])
+    with terminal.progress_bar("finding neighbours", quiet=as_json) as tell:
+        report = write(opened, target, progress=lambda d, t: tell(d, t, ""), **options)
+    _show(asdict(report), as_json, display.show_graph)
+
+
+@main.command()
+@STORE
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Name or address to listen on; 0.0.0.0: for other machines, too.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free.")
+@click.option(
+    "--token",
+    envvar="EMBEDSTORE_TOKEN",
+    show_envvar=True,
+    help="That each request must bring. [default: none on this machine alone, else a random one, which is printed]",
+)
+@click.option(
+    "--layer",
+    help="Number, name or 'mean'; best or mix, or best:NAME or mix:NAME: what a saved probe chose. [default: the encoder's]",
+)
+@TRANSFORM
+@MODEL
+@DEVICE
+@TRUST
+@JSON
+def serve(store: str, as_json: bool, **options: Any) -> None:
+    """Answer searches over HTTP in JSON until interrupted; /openapi.json describes how to ask.
+
+    The store is only read, and may grow meanwhile. Where others can reach the service, each request needs the token.
+    """
+    from embedstore.web import serve as answer
+
+    _end_politely()
+    opened = _open(store)
+    options["layer"] = _layer(opened, options["layer"])
+    answer(opened, ready=lambda at: _show(at.to_dict(), as_json, display.show_address), **options)
 
 
 @main.command()
@@ -569,6 +778,7 @@ def search(query: str | None, store: str, as_json: bool, **options: Any) -> None
 @click.option(
     "--audit", is_flag=True, help="Also audit the (first) probe for leaks, as `embedstore audit`; a part of the report."
 )
+@click.option("--search", is_flag=True, help="Also measure search, as `embedstore search-eval`; a part of the report.")
 @REPORT
 @JSON
 @click.pass_context
@@ -622,6 +832,61 @@ def audit(store: str, as_json: bool, folder: str | None, **options: Any) -> None
     with terminal.progress_bar("auditing", quiet=as_json) as tell:
         cells = None if fresh else opened.path / "cells"
         report = probes.audit_leaks(opened, cells=cells, progress=lambda d, t: tell(d, t, ""), **options)
+    files = probes.write_report(report, folder) if folder else []
+    _show(report.to_dict(), as_json, lambda _: probes.print_report(report, files))
+
+
+@main.command()
+@STORE
+@click.option(
+    "--layer",
+    help="all, numbers, names, mean; best, mix (what a saved probe chose); several with commas. [default: all and their mean]",
+)
+@click.option(
+    "--probe", metavar="NAME|FILE", help="The saved probe behind best and mix. [default: the store's only one]"
+)
+@click.option(
+    "--transform",
+    type=click.Choice(["none", "centre", "standardise", "whiten", "all"]),
+    multiple=True,
+    default=("none",),
+    help="How vectors are moved before they are compared; may be given several times. [default: none]",
+)
+@click.option("-k", type=_Sizes(), default=(1, 5, 10), help="Of precision at k. [default: 1,5,10]")
+@click.option(
+    "--genres",
+    metavar="N|LIST|FILE",
+    help="First N in alphabetical order, or a,b,c, or a file with one per line. [default: all]",
+)
+@click.option(
+    "--triplets",
+    metavar="FILE.csv",
+    type=click.Path(),
+    help="Judgements: anchor,near,far, or MagnaTagATune's comparisons_final.csv.",
+)
+@click.option(
+    "--queries", type=click.IntRange(min=1), default=20_000, show_default=True, help="Tracks that ask, at most."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--report",
+    "folder",
+    metavar="DIR",
+    type=click.Path(),
+    help="Write one HTML page, Markdown, JSON, CSV and plots there.",
+)
+@JSON
+@click.pass_context
+def search_eval(ctx: click.Context, /, store: str, as_json: bool, folder: str | None, **options: Any) -> None:
+    """Measure a search: precision and mAP of genre with and without the query's own artist, hubs, triplets, by layer."""
+    import probes
+    from embedstore import terminal
+
+    if folder is not None:
+        probes.make_folder(folder)  # say now that it cannot be written, not after the work
+    options["command"] = ctx.meta["command"]
+    with terminal.progress_bar("searching", quiet=as_json) as tell:
+        report = probes.evaluate_search(_open(store), progress=lambda d, t: tell(d, t, ""), **options)
     files = probes.write_report(report, folder) if folder else []
     _show(report.to_dict(), as_json, lambda _: probes.print_report(report, files))
 
@@ -743,7 +1008,7 @@ def check(ctx: click.Context, /, source: str, audio_dir: str, as_json: bool, **c
     """  # noqa: D301 - \b is click's mark for a block that is not rewrapped
     from embedstore.labels.check import check_labels
 
-    named = _columns(*(columns[f"{name}_column"] for name in ("path", "label", "artist")))
+    named = _columns(*(columns[f"{name}_column"] for name in ("path", "label", "artist", "year")))
     report = check_labels(source, audio_dir, columns=named)
     _show(report.to_dict(), as_json, display.show_labels)
     ctx.exit(0 if report.with_genre else 1)
@@ -788,14 +1053,14 @@ def _build_arguments(**options: Any) -> dict[str, Any]:
 
     names = ("model", "layers", "window", "hop", "normalise", "precision", "trust_remote_code", "seed", "device")
     network = {name: options.pop(name) for name in names}
-    columns = _columns(*(options.pop(f"{name}_column") for name in ("path", "label", "artist")))
+    columns = _columns(*(options.pop(f"{name}_column") for name in ("path", "label", "artist", "year")))
     return {"encoder": EncoderOptions(name=options.pop("encoder"), **network), "columns": columns, **options}
 
 
-def _columns(path: str | None, genre: str | None, artist: str | None) -> Any:
+def _columns(path: str | None, genre: str | None, artist: str | None, year: str | None) -> Any:
     from embedstore.labels import Columns
 
-    return Columns(path=path, genre=genre, artist=artist)
+    return Columns(path=path, genre=genre, artist=artist, year=year)
 
 
 def _end_politely() -> None:
@@ -830,6 +1095,7 @@ def _probe(
     tracker: str | None,
     fresh: bool,
     audit: bool = False,
+    search: bool = False,
     **options: Any,
 ) -> None:
     """Run probes and show what they found; the work that is finished stays in the (first) store."""
@@ -854,17 +1120,68 @@ def _probe(
         leaks = (
             probes.audit_alike(source, found, cells=None if fresh else home.path / "cells", **given) if audit else None
         )
-    files = probes.write_report(found, folder, audit=leaks) if folder else []
+        hits = probes.evaluate_search(home, genres=given.get("genres")) if search else None
+    files = probes.write_report(found, folder, audit=leaks, search=hits) if folder else []
     untold = ""
     try:
         files += probes.track(found, tracker, folder) if tracker else []
     except EmbedstoreError as error:  # the numbers are there all the same
         untold = str(error)
-    document = found.to_dict() | ({"audit": leaks.to_dict()} if leaks else {}) | ({"error": untold} if untold else {})
-    _show(document, as_json, lambda _: probes.print_report(found, files, audit=leaks))
+    more = {name: one.to_dict() for name, one in (("audit", leaks), ("search", hits)) if one}
+    document = found.to_dict() | more | ({"error": untold} if untold else {})
+    _show(document, as_json, lambda _: probes.print_report(found, files, audit=leaks, search=hits))
     if untold:
         say(f"embedstore: {untold}", err=True)
         ctx.exit(1)
+
+
+def _given(ctx: click.Context, *names: str) -> str:
+    """Name those of some options that were written down."""
+    written = [name for name in names if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in written)
+
+
+def _question(options: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Take what is asked, among what, and in which shape, out of the options of `search`."""
+    from embedstore.search import Shape, reading
+
+    tracks, like, unlike, at, genre, file = (
+        options.pop(name) for name in ("query", "like", "unlike", "at", "genre", "queries")
+    )
+    if bool(tracks or like) + (genre is not None) + (file is not None) != 1:
+        raise click.UsageError(
+            "give a QUERY (or --like), or --genre NAME, or --queries FILE; within a genre: --only genre=NAME"
+        )
+    if at is not None and len(tracks) != 1:
+        raise click.UsageError("--at is a moment of one QUERY")
+    if file is not None and unlike:
+        raise click.UsageError("in a file of queries, a weight below 0 says --unlike")
+    lines = reading.read_queries(file) if file else reading.read_request(tracks, like, unlike, at, genre)
+    wanted = reading.read_filter(*(options.pop(name) for name in ("only", "without", "years", "duration")))
+    names = ("k", "per_artist", "collapse", "least", "diversity")
+    return lines, wanted, Shape(**{name: options.pop(name) for name in names})
+
+
+def _check_output(as_json: bool, form: str | None, out: str | None, relative: bool) -> None:
+    """Refuse options of output that say different things."""
+    if as_json and form not in (None, "json") and not out:
+        raise click.UsageError(
+            f"--json and --format {form} both say what is printed; give one of the two, or --out FILE"
+        )
+    if out and form == "table":
+        raise click.UsageError("a table is for people; write json, csv or m3u8")
+    if relative and "m3u8" not in (form, (out or "").lower().rpartition(".")[2]):
+        raise click.UsageError("--relative is for playlists")
+
+
+def _layer(store: Any, layer: str | None) -> Any:
+    """Give the layer that is meant by best, mix, best:NAME or mix:NAME."""
+    which, _, name = (layer or "").partition(":")
+    if which not in ("best", "mix"):
+        return layer
+    import probes
+
+    return probes.space_of(store, name or None, which)
 
 
 def _open(store: str) -> Any:

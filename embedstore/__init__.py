@@ -22,11 +22,12 @@ _PUBLIC = {
     "find_audio": "embedstore.audio",
     "load_encoder": "embedstore.encoders",
     "read_audio": "embedstore.audio",
-    "search": "embedstore.query",
+    "Searcher": "embedstore.search",
 }
 __all__ = [
     "EmbeddingStore",
     "EncoderOptions",
+    "Searcher",
     "__version__",
     "build",
     "build_index",
@@ -34,7 +35,6 @@ __all__ = [
     "find_audio",
     "load_encoder",
     "read_audio",
-    "search",
 ]
 
 

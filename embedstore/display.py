@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from embedstore.terminal import below_here, counts, hms, say, show_table, size
+from embedstore.terminal import below_here, branches, clock, counts, hms, printable, say, show_table, size
 
 __all__ = [
     "MENDING",
+    "show_address",
     "show_baselines",
     "show_build",
     "show_classify",
@@ -16,10 +18,13 @@ __all__ = [
     "show_estimate",
     "show_export",
     "show_failures",
+    "show_genre_map",
+    "show_graph",
     "show_index",
     "show_info",
     "show_labels",
     "show_merge",
+    "show_nearest_genres",
     "show_plan",
     "show_plugins",
     "show_prune",
@@ -154,7 +159,7 @@ def _index_line(index: dict[str, Any]) -> str:
     rest = f" ({index['of'] - index['covers']} are scanned)" if index["covers"] < index["of"] else ""
     rest += f", {index['stale']} rows of tracks that are gone" if index["stale"] else ""
     return (
-        f"layer {index['layer']}, {index['kind']}: covers {index['covers']} of {index['of']} tracks{rest}, "
+        f"{_space(index)}, {index['kind']}: covers {index['covers']} of {index['of']} tracks{rest}, "
         f"recall@10 {index['recall_at_10']:.3f}, {index['latency_ms']:.2f} ms a query, {size(index['bytes'])}"
     )
 
@@ -222,9 +227,17 @@ def show_merge(report: dict[str, Any]) -> None:
 def show_index(report: dict[str, Any]) -> None:
     """Say how good an index is."""
     say(
-        f"{report['kind']} index of layer {report['layer']}: {report['rows']} rows, recall@10 {report['recall_at_10']:.3f} "
-        f"against exact search, {report['latency_ms']:.2f} ms a query, {size(report['bytes'])}, built in {report['seconds']:.1f} s"
+        f"{report['kind']} index of {_space(report)}: {report['rows']} rows, recall@10 {report['recall_at_10']:.3f} "
+        f"against exact search, {report['latency_ms']:.2f} ms a query; {size(report['memory'])} in memory, "
+        f"{size(report['bytes'])} on disk, built in {report['seconds']:.1f} s"
     )
+    if report["recall_at_10"] < report["goal"]["recall"] - 0.005:
+        say(f"note: {report['goal']['recall']} was asked; --kind flat is exact", err=True)
+
+
+def _space(index: dict[str, Any]) -> str:
+    """Name what an index is over."""
+    return f"layer {index['layer']}" + (f", {index['transform']}" if index["transform"] != "none" else "")
 
 
 def show_export(report: dict[str, Any]) -> None:
@@ -235,23 +248,116 @@ def show_export(report: dict[str, Any]) -> None:
     say(f"{where}: {report['rows']} tracks, {layers}, {size(report['bytes'])} in {hms(report['seconds'])}{gone}")
 
 
-def show_search(result: dict[str, Any]) -> None:
-    """List what was found."""
-    for note in result.get("notes", []):
+def show_search(document: dict[str, Any], told: Sequence[str] = ()) -> None:
+    """List what was found, or say where it is; errors and notes, but for those that were told already, on stderr."""
+    answers = document.get("answers", [document])
+    notes = [note for answer in answers for note in answer.get("notes", []) if note not in told]
+    say(*(f"note: {note}" for note in dict.fromkeys(notes)), err=True) if notes else None
+    for answer in answers:
+        where = f"line {answer['line']}: " if "line" in answer else ""
+        if "error" in answer:
+            say(f"{where}{answer['error']}", err=True)
+        elif "file" not in document:
+            _show_hits(answer, where)
+    if "file" in document:
+        found = sum(len(answer.get("results", ())) for answer in answers)
+        say(f"{found} results in {below_here(document['file'])}")
+
+
+def _show_hits(result: dict[str, Any], where: str) -> None:
+    hits = result["results"]
+    columns: dict[str, list[Any]] = {
+        "rank>": [hit["rank"] for hit in hits],
+        "score>": [f"{hit['score']:.4f}" for hit in hits],
+        "%>": ["" if hit["percentile"] is None else f"{hit['percentile']:.1f}" for hit in hits],
+        **{name: [hit[name] or "" for hit in hits] for name in ("genre", "artist", "title")},
+    }
+    if any(hit["at"] is not None for hit in hits):
+        columns["at"] = [f"{clock(hit['at'])}-{clock(hit['end'])}" for hit in hits]
+    if any(hit["copies"] for hit in hits):
+        columns["copies>"] = [len(hit["copies"]) or "" for hit in hits]
+    columns["path"] = [below_here(hit["path"]) for hit in hits]
+    moved = "" if result["transform"] == "none" else f", {result['transform']}"
+    asked = where + (result.get("name") or result["query"])
+    title = (
+        f"nearest to {asked}, layer {result['layer']}{moved} (cosine similarity; % of random pairs that are less alike)"
+    )
+    show_table((*columns,), list(zip(*columns.values(), strict=True)), title=title)
+
+
+def show_genre_map(found: dict[str, Any]) -> None:
+    """Show how genres lie to each other: a row for each, in the order of the tree, and the tree."""
+    from rich.cells import cell_len
+
+    for note in found["notes"]:
         say("note: " + note, err=True)
-    rows = [
-        (
-            hit["rank"],
-            f"{hit['score']:.4f}",
-            hit["genre"] or "",
-            hit["artist"] or "",
-            hit["title"] or "",
-            below_here(hit["path"]),
+    rows = []
+    for row in found["genres"]:
+        numbers = [f"{row[name]:.3f}" if row["nearest"] is not None else "" for name in ("similarity", "between")]
+        others = ", ".join(map(_short, row["overlaps"][:2])) + (
+            f" and {len(row['overlaps']) - 2} more" if row["overlaps"][2:] else ""
         )
-        for hit in result["results"]
-    ]
-    title = f"nearest to {result['query']}, layer {result['layer']} (cosine similarity)"
-    show_table(("rank>", "score>", "genre", "artist", "title", "path"), rows, title=title)
+        rows.append(
+            (
+                _short(row["genre"]),
+                row["tracks"],
+                f"{row['within']:.3f}",
+                _short(row["nearest"] or ""),
+                *numbers,
+                others,
+            )
+        )
+    show_table(
+        ("genre", "tracks>", "within>", "nearest", "centres>", "between>", "no nearer to its own than to"),
+        rows,
+        title=f"{len(rows)} genres, {_space(found)}",
+    )
+    names = [_short(row["genre"]) for row in found["genres"]]
+    wide = max(map(cell_len, names))
+    lines = branches(found["linkage"])
+    say(*(name + " " * (wide + 1 - cell_len(name)) + line for name, line in zip(names, lines, strict=True)))
+    if found["linkage"]:
+        say(
+            f"the tree joins genres by the distance (1 - similarity) of their centres, up to {found['linkage'][-1][2]:.3f}"
+        )
+    say(
+        "within: mean similarity of two tracks of the genre; between: of one of its tracks and one of the nearest genre's"
+    )
+    if found["left_out"]:
+        say(f"left out, with one track each: {counts(found['left_out'], 5)}")
+    if found.get("file"):
+        say(f"wrote {below_here(found['file']['target'])} ({size(found['file']['bytes'])})")
+
+
+def show_nearest_genres(found: dict[str, Any]) -> None:
+    """List the genres that a genre or a track is nearest to."""
+    rows = [(rank, f"{row['similarity']:.3f}", row["genre"]) for rank, row in enumerate(found["nearest"], 1)]
+    show_table(("rank>", "score>", "genre"), rows, title=f"nearest genres to {found['near']}")
+
+
+def _short(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= 24 else name[:23] + "…"
+
+
+def show_graph(report: dict[str, Any]) -> None:
+    """Say what a graph of neighbours holds."""
+    for note in report["notes"]:
+        say("note: " + note, err=True)
+    say(
+        f"{report['edges']} edges of {report['tracks']} tracks (k = {report['k']}, {_space(report)}) in {below_here(report['target'])}, "
+        f"{size(report['bytes'])}, {hms(report['seconds'])}; by the index kind {report['index']}, recall@10 {report['recall']:.3f}"
+    )
+
+
+def show_address(where: dict[str, Any]) -> None:
+    """Say where a store is served."""
+    say(
+        f"{where['tracks']} tracks of {below_here(where['store'])} at {where['url']}; {where['url']}/openapi.json describes how to ask"
+    )
+    if where["token"]:
+        say(f"each request needs this header: Authorization: Bearer {where['token']}")
+    say("Ctrl-C ends it")
 
 
 def show_classify(found: dict[str, Any]) -> None:
@@ -283,6 +389,7 @@ def show_labels(report: dict[str, Any]) -> None:
         ("genres", f"{len(report['genres'])}: {counts(report['genres'])}" if report["genres"] else "none"),
         ("artists", f"{len(report['artists'])}: {counts(report['artists'], 5)}" if report["artists"] else "none"),
         ("albums", len(report["albums"])),
+        ("years", "{} to {}, of {with_year} files".format(*report["years"], **report) if report["years"] else "none"),
         ("official split", counts(report["splits"]) or "none"),
         *((name, facts[key]) for name, key in _FACTS.items() if facts),
         *(("known fault", fault) for fault in facts.get("faults", ())),

@@ -219,7 +219,9 @@ def use_one_thread() -> None:
         torch.set_num_threads(1)
 
 
-def encode_file(path: str, encoder: Encoder, *, timeout: float = 60.0) -> tuple[SoundReport, LayerEmbeddings]:
+def encode_file(
+    path: str, encoder: Encoder, *, timeout: float = 60.0, keep_windows: bool = False
+) -> tuple[SoundReport, LayerEmbeddings]:
     """Encode one file, the same way as `run_lanes` does.
 
     Raises
@@ -230,7 +232,7 @@ def encode_file(path: str, encoder: Encoder, *, timeout: float = 60.0) -> tuple[
         The encoder gave no finite vectors.
     """
     file = AudioFile(*os.path.split(os.path.abspath(path)), size=0, mtime_ns=0)
-    (outcome,) = filter(None, run_lanes([file], encoder, Known(), jobs=1, timeout=timeout))
+    (outcome,) = filter(None, run_lanes([file], encoder, Known(), jobs=1, timeout=timeout, keep_windows=keep_windows))
     if outcome.report is not None and outcome.embeddings is not None:
         return outcome.report, outcome.embeddings
     if outcome.stage == "encode":

@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from embedstore.audio import SoundReport
 from embedstore.devices import Crew, name_devices, open_crew
 from embedstore.encoders import Encoder, load_encoder, recipe_of
-from embedstore.errors import AudioError, ParameterError, StoreFormatError
+from embedstore.errors import AudioError, EncoderError, ParameterError, StoreFormatError
 from embedstore.lanes import encode_file
 from embedstore.store import EmbeddingStore
 from embedstore.types import LayerEmbeddings
 
-__all__ = ["EncoderOptions", "check_options", "embed_file", "encoder_of"]
+__all__ = ["EncoderOptions", "check_options", "embed_file", "encoder_of", "hear_file"]
 
 DEFAULT_ENCODER = "music2vec"
 
@@ -150,9 +151,20 @@ def embed_file(store: EmbeddingStore, path: str | Path, **options: Any) -> tuple
     ------
     AudioError, EncoderError, EncoderMismatchError
     """
-    encoder = encoder_of(store, **options)
+    report, embeddings = hear_file(encoder_of(store, **options), path)
+    return report.key, embeddings
+
+
+def hear_file(encoder: Encoder, path: str | Path, *, keep_windows: bool = False) -> tuple[SoundReport, LayerEmbeddings]:
+    """Encode an audio file; errors name it.
+
+    Raises
+    ------
+    AudioError, EncoderError
+    """
     try:
-        report, embeddings = encode_file(os.path.abspath(path), encoder)
+        return encode_file(os.path.abspath(path), encoder, keep_windows=keep_windows)
     except AudioError as error:
         raise AudioError(f"{path}: {error}", stage=error.stage) from error
-    return report.key, embeddings
+    except EncoderError as error:
+        raise EncoderError(f"{path}: {error}") from error

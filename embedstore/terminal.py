@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "below_here",
+    "branches",
+    "clock",
     "console",
     "counts",
     "hms",
     "printable",
     "progress_bar",
     "say",
+    "show_exactly",
     "show_json",
     "show_table",
     "size",
@@ -82,6 +85,16 @@ def hms(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def clock(seconds: float) -> str:
+    """Write a moment as people say it.
+
+    >>> clock(83), clock(3600.25)
+    ('1:23', '60:00.25')
+    """
+    minutes, rest = divmod(round(seconds, 2), 60)
+    return f"{minutes:.0f}:{rest:05.2f}".removesuffix(".00")
+
+
 def counts(names: dict[str, int], most: int = 20) -> str:
     """Write name counts in one line.
 
@@ -92,9 +105,53 @@ def counts(names: dict[str, int], most: int = 20) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def branches(joins: Sequence[Sequence[float]], width: int = 32) -> list[str]:
+    r"""Draw a tree with its leaves in order, a line for each, and its root on the right.
+
+    Parameters
+    ----------
+    joins : sequence of (left, right, height, ...)
+        As scipy's linkage: leaves are 0..n - 1, what the i-th join makes is n + i; a join is no lower than those it joins.
+    width : int
+        Columns.
+
+    Examples
+    --------
+    >>> print(*branches([[0, 1, 0.2], [2, 3, 0.6]], 6), sep="\n")
+    ╶─┐
+    ╶─┴──┐
+    ╶────┘
+    """
+    grid = [[0] * width for _ in range(len(joins) + 1)]  # of the lines in a cell: 1 to the left, 2 right, 4 up, 8 down
+    ends = [(row, 0) for row in range(len(grid))]  # where the line of each leaf or join goes on
+    top = max((height for _, _, height, *_ in joins), default=0) or 1
+    for left, right, height, *_ in joins:
+        column = round(height / top * (width - 1))
+        rows = sorted(ends[int(side)][0] for side in (left, right))
+        for row, start in (ends[int(left)], ends[int(right)]):
+            for place in range(start, column):
+                grid[row][place] |= 2
+                grid[row][place + 1] |= 1
+        for row in range(*rows):
+            grid[row][column] |= 8
+            grid[row + 1][column] |= 4
+        ends.append(((sum(rows) + 1) // 2, column))
+    return ["".join(" ╴╶─╵┘└┴╷┐┌┬│┤├┼"[cell] for cell in line).rstrip() for line in grid]
+
+
 def show_json(document: object, stream: TextIO | None = None) -> None:
     """Print one JSON document on stdout, or on `stream`."""
     print(json.dumps(document, indent=2, allow_nan=False), file=stream)
+
+
+def show_exactly(text: str) -> None:
+    """Print text that another program reads, byte for byte; on a terminal, a person sees it as `say` would print it."""
+    if sys.stdout.isatty():
+        say(*text.split("\n")[:-1])
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
 
 
 def console(*, err: bool = False) -> Console:

@@ -6,19 +6,23 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import json
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from embedstore.audio import cut_windows
 from embedstore.encoders import Encoder, recipe_of
 from embedstore.errors import EmbedstoreError, IndexFormatError, ParameterError
-from embedstore.index.base import Index
+from embedstore.index.base import Goal, Index
 from embedstore.index.exact import ExactIndex
-from embedstore.types import EncoderCard, Floats, LayerEmbeddings, LayerMatrix, Neighbors
+from embedstore.index.rows import Rows
+from embedstore.types import EncoderCard, Floats, LayerEmbeddings, Neighbors
 
 __all__ = ["check_encoder", "check_index"]
 
@@ -100,11 +104,12 @@ def _demand(kept: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def check_index(kind: type[Index], *, recall: float = 0.9) -> None:
+def check_index(kind: type[Index], *, recall: float = 0.9, smallest: int = 0) -> None:
     """Check that an index kind agrees with the exact one: ids, scores, and which way is up.
 
-    The rows are clusters with duplicates, scaled duplicates and vectors of zeros among them; the queries are stored rows,
-    new points, opposites and zeros; k goes from 1 to more than there are rows. Sizes 0, 1, 2; wrong arguments; save and load.
+    The rows are clusters with duplicates, scaled duplicates and vectors of zeros among them; the queries are stored rows and
+    points near them, on which recall is counted, and also noise, opposites and zeros; k goes from 1 to more than there are rows. Sizes 0, 1, 2; wrong arguments; build and load;
+    two threads at once; rows that are added to it, where it has `extend`.
 
     Parameters
     ----------
@@ -112,6 +117,8 @@ def check_index(kind: type[Index], *, recall: float = 0.9) -> None:
         See `embedstore.index.Index`.
     recall : float
         The least share of true neighbours that an approximate kind must find (an exact one finds all).
+    smallest : int
+        Fewest rows that it must index; more than 0 is for kinds that learn from no fewer.
 
     Raises
     ------
@@ -119,38 +126,59 @@ def check_index(kind: type[Index], *, recall: float = 0.9) -> None:
         Says which promise is broken.
     """
     rng = np.random.default_rng(0)
-    for n in (600, 2, 1, 0):
-        matrix = _index_rows(rng, n)
-        index, exact = kind.build(matrix, seed=0), ExactIndex.build(matrix)
-        _demand(len(index) == n and sorted(index.keys) == sorted(matrix.keys), f"an index of {n} rows holds {n} rows")
-        queries = np.vstack([matrix.values[:40], -matrix.values[:9], rng.normal(size=(20, 24)), np.zeros((2, 24))])
-        queries = queries.astype(np.float32)
-        for k in (1, 10, n + 3):
-            _check_neighbors(index.search(queries, k), exact, queries, k, recall if kind.approximate else 1.0)
-        _check_round_trip(kind, index, queries)
-        again = kind.build(matrix, seed=0).search(queries, 10)
-        _demand(_equal(index.search(queries, 10), again), "the same seed gives the same answers")
-    for bad in (np.zeros((1, 23)), np.zeros(24), np.full((1, 24), np.nan)):
+    with tempfile.TemporaryDirectory() as name:
+        folders = (Path(name, str(i)) for i in itertools.count())
+        for n in (600, 2, 1, 0):
+            if n >= smallest:
+                _check_size(kind, _index_rows(rng, n), folders, recall if kind.approximate else 1.0)
+
+
+def _check_size(kind: type[Index], rows: Rows, folders: Iterator[Path], recall: float) -> None:
+    n, rng = len(rows), np.random.default_rng(1)
+    values = rows.values.astype(np.float32)
+    near: list[Any] = [values[:40], values[40:80] + rng.normal(0, 0.5, values[40:80].shape)]
+    far: list[Any] = [-values[:9], rng.normal(size=(20, rows.dim)), np.zeros((2, rows.dim))]
+    queries, usual = np.vstack(near + far).astype(np.float32), len(values[:80])
+    index, exact = _index_of(kind, rows, folders), ExactIndex(rows)
+    held = sorted(index.rows.keys) == sorted(rows.keys)
+    _demand(held, f"an index of {n} rows holds these rows")
+    for k in (1, 10, n + 3):
+        shape = index.search(queries, k).keys.shape
+        _demand(shape == (len(queries), k), f"k = {k} gives {k} columns; got {shape}")
+        _check_neighbors(index.search(queries, k), exact, queries, usual, recall)
+    found = index.search(queries, 10)
+    with ThreadPoolExecutor(2) as pool:
+        both = pool.map(lambda _: index.search(queries, 10), range(2))
+        _demand(all(_equal(found, one) for one in both), "two threads at once get the answers of one")
+    _check_round_trip(kind, rows, folders, queries, found)
+    for bad in (np.zeros((1, rows.dim - 1)), np.zeros(rows.dim), np.full((1, rows.dim), np.nan)):
         _refuses(ParameterError, f"queries {bad.shape}", index.search, bad.astype(np.float32), 1)
     _refuses(ParameterError, "k = 0", index.search, queries, 0)
-    twice = LayerMatrix(0, "twice", np.array([5, 5]), np.eye(2, dtype=np.float32))
-    _refuses(ParameterError, "a key that occurs twice", kind.build, twice)
+    if getattr(kind, "extend", None) is not None:
+        most = _index_of(kind, rows.take(np.arange(n - n // 4)), folders)
+        before = most.search(queries, 10)
+        (folder := next(folders)).mkdir()
+        _check_neighbors(most.extend(rows, folder).search(queries, 10), exact, queries, usual, recall)  # type: ignore[attr-defined]
+        _demand(_equal(before, most.search(queries, 10)), "an index that another was made of stays as it was")
 
 
-def _index_rows(rng: np.random.Generator, n: int) -> LayerMatrix:
+def _index_of(kind: type[Index], rows: Rows, folders: Iterator[Path]) -> Index:
+    (folder := next(folders)).mkdir()
+    return kind.build(rows, folder, goal=Goal(), seed=0)
+
+
+def _index_rows(rng: np.random.Generator, n: int) -> Rows:
     centres = rng.normal(size=(12, 24)) * 2
     values = centres[rng.integers(12, size=n)] + rng.normal(size=(n, 24))
     values[20:26] = values[14:20]
     values[30:36] = 3 * values[14:20]
     values[3:600:200] = 0
-    keys = rng.choice(2**62, n, replace=False)
-    return LayerMatrix(0, "layer 0", keys, values.astype(np.float32))
+    return Rows(rng.choice(2**62, n, replace=False), values.astype(np.float32))
 
 
-def _check_neighbors(found: Neighbors, exact: ExactIndex, queries: Floats, k: int, recall: float) -> None:
-    n = len(exact)
+def _check_neighbors(found: Neighbors, exact: ExactIndex, queries: Floats, usual: int, recall: float) -> None:
+    n, k = len(exact.rows), found.keys.shape[1]
     everything, true = exact.search(queries, max(1, n)), exact.search(queries, k)
-    _demand(found.keys.shape == (len(queries), k), f"k = {k} gives {k} columns; got {found.keys.shape}")
     hits = 0
     for i, (keys, scores) in enumerate(zip(found.keys, found.scores, strict=True)):
         got = keys >= 0
@@ -167,22 +195,32 @@ def _check_neighbors(found: Neighbors, exact: ExactIndex, queries: Floats, k: in
         _demand(pairs == sorted(pairs), "nearest first, equal scores by key")
         if not queries[i].any() and n:
             _demand((scores[got] == 0).all(), "a query of zeros scores 0 with every row")
-        hits += int((scores[got] >= true.scores[i][min(k, n) - 1] - 1e-6).sum()) if n else 0
-    reached = hits / (len(queries) * min(k, n)) if n else 1.0
+        hits += int((scores[got] >= true.scores[i][min(k, n) - 1] - 1e-6).sum()) if i < usual else 0
+    reached = hits / (usual * min(k, n)) if n else 1.0
     _demand(reached >= recall, f"recall at k = {k} of {n} rows is {reached:.3f}; at least {recall} is asked")
     if recall == 1.0:
         _demand(np.array_equal(found.keys, true.keys), f"an exact kind finds the exact neighbours at k = {k}")
 
 
-def _check_round_trip(kind: type[Index], index: Index, queries: Floats) -> None:
-    file = io.BytesIO()
-    index.save(file)
-    file.seek(0)
+def _check_round_trip(
+    kind: type[Index], rows: Rows, folders: Iterator[Path], queries: Floats, found: Neighbors
+) -> None:
+    (folder := next(folders)).mkdir()
+    index = kind.build(rows, folder, goal=Goal(), seed=0)
+    _demand(_equal(found, index.search(queries, 10)), "the same seed gives the same answers")
     params = json.loads(json.dumps(dict(index.params)))
-    loaded = kind.load(file, params)
-    _demand(_equal(loaded.search(queries, 10), index.search(queries, 10)), "a saved index answers as it did")
-    for junk in (b"", b"junk" * 100, file.getvalue()[: file.tell() // 2]):
-        _refuses(IndexFormatError, f"{len(junk)} bytes of junk", kind.load, io.BytesIO(junk), params)
+    moved = folder.rename(next(folders))
+    _demand(
+        _equal(found, kind.load(rows, moved, params).search(queries, 10)),
+        "a saved index answers as it did, wherever its folder is moved to",
+    )
+    for file in moved.iterdir():
+        whole = file.read_bytes()
+        for junk in (b"", b"junk" * 100, whole[: len(whole) // 2]):
+            file.unlink()  # the index above may have it mapped
+            file.write_bytes(junk)
+            _refuses(IndexFormatError, f"{len(junk)} bytes of junk in {file.name}", kind.load, rows, moved, params)
+        file.write_bytes(whole)
 
 
 def _equal(one: Neighbors, other: Neighbors) -> bool:

@@ -6,7 +6,8 @@ transformer block (projected convolution features), layers 1..L are block output
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ __all__ = [
     "Layer",
     "LayerEmbeddings",
     "LayerMatrix",
+    "Mix",
     "Neighbors",
     "Track",
     "TrackLabels",
@@ -163,7 +165,16 @@ class Windowing:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of an encoder: its number in the model, its name, its width."""
+    """One layer of an encoder.
+
+    Attributes
+    ----------
+    number : int
+        In the model.
+    name : str
+    dim : int
+        Width of its vectors.
+    """
 
     number: int
     name: str
@@ -337,6 +348,47 @@ class LayerMatrix:
         return f"LayerMatrix({self.name}, values float32 {self.values.shape})"
 
 
+@dataclass(frozen=True, repr=False, eq=False)
+class Mix:
+    """A sum over all layers of an encoder: ``sum(scales[l] * layer_l) + shift``, value by value.
+
+    Attributes
+    ----------
+    name : str
+        Where it comes from, e.g. the saved probe that learned it.
+    scales : float32 array, shape (n_layers, dim)
+    shift : float32 array, shape (dim,)
+
+    Raises
+    ------
+    ParameterError
+        The shapes do not fit, or a value is not finite.
+    """
+
+    name: str
+    scales: Floats
+    shift: Floats
+
+    def __post_init__(self) -> None:
+        fits = self.scales.ndim == 2 and self.shift.shape == self.scales.shape[1:]
+        if not fits or not (np.isfinite(self.scales).all() and np.isfinite(self.shift).all()):
+            raise ParameterError(
+                f"a mix has finite scales (n_layers, dim) and shift (dim,); got {self.scales.shape}, {self.shift.shape}"
+            )
+
+    def __call__(self, layers: Iterable[NDArray[Any]]) -> Floats:
+        """Sum an encoder's layers, each of shape (..., dim), in its card's order."""
+        return sum((scale * layer for scale, layer in zip(self.scales, layers, strict=True)), self.shift)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its values."""
+        return hashlib.sha256(self.scales.astype("<f4").tobytes() + self.shift.astype("<f4").tobytes()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"Mix({self.name!r}, {self.scales.shape})"
+
+
 @dataclass(frozen=True, repr=False)
 class WindowMatrix:
     """One layer of the windows of some tracks, track after track, in the order of their sound.
@@ -414,11 +466,13 @@ class TrackLabels:
         Who said it: ``"folder"``, the absolute path of a CSV file, ``"fma:/data/tracks.csv"``: see `read_labels`.
     split : str
         On which side of the data set's official split it is: ``"train"``, ``"valid"`` or ``"test"``.
+    year : int
+        Of the first release, 1..9999; 0 if unknown.
 
     Raises
     ------
     ParameterError
-        `split` is another word.
+        `split` is another word, or `year` outside of 0..9999.
     """
 
     genres: tuple[str, ...] = ()
@@ -427,20 +481,23 @@ class TrackLabels:
     title: str = ""
     source: str = field(default="", repr=False)
     split: str = ""
+    year: int = 0
 
     def __post_init__(self) -> None:
         if self.split and self.split not in SPLITS:
             raise ParameterError(f"a split is {', '.join(SPLITS)} or empty; got {self.split!r:.80}")
+        if type(self.year) is not int or not 0 <= self.year <= 9999:
+            raise ParameterError(f"a year is an int from 1 to 9999, or 0 if unknown; got {self.year!r:.80}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; without a split, what was written before there were any."""
-        return {name: value for name, value in vars(self).items() if name != "split" or value}
+        """Plain data for JSON; without split and year, what was written before there were any."""
+        return {name: value for name, value in vars(self).items() if name not in ("split", "year") or value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrackLabels:
         """Read what `to_dict` wrote."""
         texts = (data["album"], data["title"], data.get("source", ""), data.get("split", ""))
-        return cls(tuple(data["genres"]), tuple(data["artists"]), *texts)
+        return cls(tuple(data["genres"]), tuple(data["artists"]), *texts, data.get("year", 0))
 
 
 @dataclass(frozen=True)

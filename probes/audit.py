@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from embedstore.errors import ParameterError
-from embedstore.types import TrackLabels, track_id
+from embedstore.types import TrackLabels
 from probes.arm import Work
 from probes.base import Ints, load_probe
 from probes.cells import Cells
-from probes.layers import Feature, Source, load_features, open_source
+from probes.layers import Feature, Source, load_features, name_tracks, open_source
 from probes.plan import Plan, make_plan
 from probes.presets import PRESETS
 from probes.protocol import Protocol
@@ -223,7 +223,8 @@ def audit_leaks(
     ungrouped = plans["none"].folds
     examples = {kind: list(islice(_examples(alike[kind], ungrouped[0]), _LISTED)) for kind in LEVELS[1:]}
     examples["near-duplicate"] = [(a, b) for a, b in pairs.tolist() if ungrouped[0, a] != ungrouped[0, b]][:_LISTED]
-    names = _names(source, known, task.keys, {row for found in examples.values() for pair in found for row in pair})
+    shown = sorted({row for found in examples.values() for pair in found for row in pair})
+    names = dict(zip(shown, name_tracks(source, opened.labels, task.keys[shown]).values(), strict=True))
     return AuditReport(
         probe=probe if isinstance(probe, str) else type(model).__name__,
         source=opened.about,
@@ -338,19 +339,6 @@ def _examples(groups: Ints, folds: Ints) -> Iterator[tuple[int, int]]:
         other = members[folds[members] != folds[members[0]]]
         if len(other):
             yield int(members[0]), int(other[0])
-
-
-def _names(source: Any, known: Sequence[TrackLabels], keys: Ints, rows: set[int]) -> dict[int, str]:
-    """Name tracks for people: by path where there is one, else by artist and title, else by id."""
-    paths: dict[int, str] = {}
-    if hasattr(source, "described") and rows:
-        paths = {track.key: track.files[0].path for track, _ in source.described(keys[sorted(rows)])}
-    named = {}
-    for row in rows:
-        label, key = known[row], int(keys[row])
-        said_of = " - ".join(text for text in (", ".join(label.artists), label.title) if text)
-        named[row] = paths.get(key) or (said_of if label.title else "") or track_id(key)
-    return named
 
 
 def _verdict(rows: Sequence[Grouping]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from embedstore.audio import find_audio
 from embedstore.changes import change_of
-from embedstore.errors import EncoderMismatchError, ParameterError
+from embedstore.errors import ParameterError
 from embedstore.lanes import Known, Outcome
 from embedstore.options import EncoderOptions
 from embedstore.store import EmbeddingStore
@@ -142,12 +142,7 @@ def classify(
     >>> [(answer.path, answer.genres) for answer in result.answers]  # doctest: +SKIP
     """
     saved = probe if isinstance(probe, SavedProbe) else load_saved(probe, store.path)
-    if saved.fingerprint != store.fingerprint:
-        trained = f"recipe {saved.fingerprint[:16]}" if saved.fingerprint else "vectors without a recipe"
-        raise EncoderMismatchError(
-            f"the probe {saved.name} was trained on {trained}; the store {store.path} has recipe {store.fingerprint[:16]}; "
-            "take the store that it was trained on, or train it again on this one"
-        )
+    saved.check_store(store)
     if top < 1 or (abstain is not None and not 0 <= abstain <= 1) or (abstain is not None and risk is not None):
         raise ParameterError(
             f"top is at least 1, abstain a probability, and of abstain and risk one is enough; got top {top}, abstain {abstain}, "

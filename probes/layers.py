@@ -13,10 +13,20 @@ from numpy.typing import NDArray
 
 from embedstore.errors import ParameterError, UnknownNameError
 from embedstore.labels import data_set_of
-from embedstore.types import Layer, LayerMatrix, TrackLabels
+from embedstore.types import Layer, LayerMatrix, TrackLabels, track_id
 from probes.cells import digest
 
-__all__ = ["JOINT", "Feature", "Source", "join_layers", "load_features", "open_source"]
+__all__ = [
+    "JOINT",
+    "Feature",
+    "Source",
+    "find_layers",
+    "join_layers",
+    "load_features",
+    "name_tracks",
+    "open_source",
+    "rows_of",
+]
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -78,7 +88,7 @@ class Source:
         from probes.duplicates import near_duplicates
 
         known = self.seconds()
-        vectors = _rows(self, next(layer for layer in self.layers if layer.number == self.default), keys)
+        vectors = rows_of(self, next(layer for layer in self.layers if layer.number == self.default), keys)
         return near_duplicates(vectors, np.array([known[int(key)] for key in keys])).rows
 
 
@@ -135,6 +145,19 @@ def _said_by(labels: Mapping[int, TrackLabels]) -> dict[str, Any]:
     return {"source": source} | ({} if known is None else asdict(known))
 
 
+def name_tracks(source: Any, labels: Mapping[int, TrackLabels], keys: Ints) -> dict[int, str]:
+    """Name tracks for people, by key: by path where there is one, else by artist and title, else by id."""
+    paths: dict[int, str] = {}
+    if hasattr(source, "described") and len(keys):
+        paths = {track.key: track.files[0].path for track, _ in source.described(keys)}
+    named = {}
+    for key in keys.tolist():
+        label = labels.get(key, TrackLabels())
+        said_of = " - ".join(text for text in (", ".join(label.artists), label.title) if text)
+        named[key] = paths.get(key) or (said_of if label.title else "") or track_id(key)
+    return named
+
+
 def load_features(source: Source, which: int | str | Sequence[int | str], keys: Ints) -> tuple[Feature, ...]:
     """Read what ``--layer`` asks for, rows in the order of `keys`.
 
@@ -157,10 +180,12 @@ def load_features(source: Source, which: int | str | Sequence[int | str], keys: 
     asked = [part.strip() if isinstance(part, str) else part for part in parts]
     joint = [name for name in JOINT if name in asked]
     single = [part for part in asked if part not in JOINT]
-    layers = list(source.layers) if "all" in single else _find(source.layers, single)
+    layers = list(source.layers) if "all" in single else find_layers(source.layers, single)
     if not layers and not joint:
         raise ParameterError("no layer is asked for; give 'all', a number or a name")
-    features = [Feature(layer.number, layer.name, _rows(source, layer, keys)[None], (layer.name,)) for layer in layers]
+    features = [
+        Feature(layer.number, layer.name, rows_of(source, layer, keys)[None], (layer.name,)) for layer in layers
+    ]
     return (*features, *_joint(source, joint, keys))
 
 
@@ -175,7 +200,10 @@ def _joint(source: Source, joint: Sequence[str], keys: Ints) -> Iterator[Feature
             f"the {joint[0]} of layers needs layers of one width; here the widths are {listed}; "
             "use --layer all, concat or a number"
         )
-    rows, names = [_rows(source, layer, keys) for layer in source.layers], tuple(layer.name for layer in source.layers)
+    rows, names = (
+        [rows_of(source, layer, keys) for layer in source.layers],
+        tuple(layer.name for layer in source.layers),
+    )
     for which in joint:
         wide = tuple(of_layer.shape[1] for of_layer in rows) if which == "concat" else ()
         yield Feature(which, f"{which} of {len(rows)} layers", join_layers(which, rows), names, wide)
@@ -188,7 +216,14 @@ def join_layers(which: int | str, rows: Sequence[Floats]) -> Floats:
     return np.stack(rows) if which == "mix" else np.concatenate(rows, axis=1)[None]
 
 
-def _find(layers: Sequence[Layer], asked: Iterable[int | str]) -> list[Layer]:
+def find_layers(layers: Sequence[Layer], asked: Iterable[int | str]) -> list[Layer]:
+    """Find layers by number or name, by rising number, each once.
+
+    Raises
+    ------
+    UnknownNameError
+        No such layer; lists those there are.
+    """
     found = []
     for which in asked:
         hits = [layer for layer in layers if which in (layer.number, layer.name, str(layer.number))]
@@ -203,7 +238,14 @@ def _title(layer: Layer) -> str:
     return f"{layer.number}" if layer.name == f"layer {layer.number}" else f"{layer.number} ({layer.name})"
 
 
-def _rows(source: Source, layer: Layer, keys: Ints) -> Floats:
+def rows_of(source: Source, layer: Layer, keys: Ints) -> Floats:
+    """Read one layer of some tracks, shape (n, dim), in the order of `keys`.
+
+    Raises
+    ------
+    ParameterError
+        Rows that are missing or not finite.
+    """
     matrix = source.read(layer.number)
     order = np.argsort(matrix.keys, kind="stable")
     place = np.minimum(np.searchsorted(matrix.keys, keys, sorter=order), max(len(order) - 1, 0))

@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore import __version__
-from embedstore.errors import EmbedstoreError, ParameterError, StoreFormatError
+from embedstore.errors import EmbedstoreError, EncoderMismatchError, ParameterError, StoreFormatError
 from embedstore.registry import unknown_name
+from embedstore.store import EmbeddingStore
 from embedstore.store.records import take
 from embedstore.types import Layer, LayerEmbeddings
 from probes.base import BUILTIN, Ints, Matrix, fit_model, grade, load_probe, seeded
@@ -167,6 +168,20 @@ class SavedProbe:
     def heard(self) -> tuple[Layer, ...]:
         """Layers that it hears."""
         return _heard(self.layer, self.layers)
+
+    def check_store(self, store: EmbeddingStore) -> None:
+        """Refuse a store whose vectors are not like those that it was trained on.
+
+        Raises
+        ------
+        EncoderMismatchError
+        """
+        if self.fingerprint != store.fingerprint:
+            trained = f"recipe {self.fingerprint[:16]}" if self.fingerprint else "vectors without a recipe"
+            raise EncoderMismatchError(
+                f"the probe {self.name} was trained on {trained}; the store {store.path} has recipe "
+                f"{store.fingerprint[:16]}; take the store that it was trained on, or train it again on this one"
+            )
 
     def predict(self, vectors: Mapping[int, Array] | LayerEmbeddings, threshold: float = 0.0) -> Prediction:
         """Name genres.

@@ -110,7 +110,7 @@ class Decoder:
         return SoundReport.from_dict(self._answer()["report"])
 
     def tags(self, path: AnyPath) -> dict[str, list[str]]:
-        """Read genre, artist, album and title from the tags inside a file, as far as they are there.
+        """Read genre, artist, album, title and year from the tags inside a file, as far as they are there.
 
         Raises
         ------

@@ -17,12 +17,16 @@ _NAMES = {
     "artist": ("artist", "TPE1", "\xa9ART", "Author"),
     "album": ("album", "TALB", "\xa9alb", "WM/AlbumTitle"),
     "title": ("title", "TIT2", "\xa9nam", "Title"),
+    "year": (  # of the first release, where there is a tag for it; else of this one
+        *("originaldate", "originalyear", "TDOR", "WM/OriginalReleaseYear", "WM/OriginalReleaseTime"),
+        *("date", "year", "TDRC", "TDRL", "\xa9day", "WM/Year"),
+    ),
 }
 _LONGEST, _MOST = 1000, 100  # letters of a text, texts of a tag
 
 
 def read_tags(path: Path) -> dict[str, list[str]]:
-    """Read genre, artist, album and title of a file, as far as they are there.
+    """Read genre, artist, album, title and year of a file, as far as they are there; the year as a date in any form.
 
     Raises
     ------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from embedstore.errors import ParameterError
 from embedstore.exports.base import Content, ExportReport
@@ -91,14 +90,7 @@ def export(
     layers = layers or (["all"] if to != "milvus" else [store.card.default_layer])
     began = time.perf_counter()
     content = Content.of(store, layers, progress)
-    write = resolve("exports", BUILTIN, to)
-    # in a thread of its own, where Python delivers no signals: a Ctrl-C inside of HDF5 would be a segmentation fault
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(int).result()  # an interrupted start would not be waited for: have it behind us
-        try:
-            done = thread.submit(write, content, target, **given).result()
-        finally:
-            content.stop.set()
+    done = content.written(resolve("exports", BUILTIN, to), target, **given)
     names = tuple(column.name for column in content.columns)
     return ExportReport(to=to, layers=names, seconds=time.perf_counter() - began, problems=store.problems, **done)
 

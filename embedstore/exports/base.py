@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +123,23 @@ class Content:
             "embedstore_recipe": json.dumps(store.recipe),
         }
 
+    def written(self, write: Callable[..., dict[str, Any]], target: str, **options: Any) -> dict[str, Any]:
+        """Have a form written in a thread of its own, which sees `stop` when a Ctrl-C comes.
+
+        Python delivers no signals there: inside of HDF5 one would be a segmentation fault.
+        """
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(int).result()  # an interrupted start would not be waited for: have it behind us
+            try:
+                return thread.submit(write, self, target, **options).result()
+            finally:
+                self.stop.set()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if `stop` was set."""
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
     def pieces(self) -> Iterator[dict[str, Any]]:
         """Read all tracks that are stored now, in the order of ``store.keys()``, with bounded memory.
 
@@ -129,8 +147,8 @@ class Content:
         ------
         dict
             Columns of n rows: ``key`` int64 (n,), ``track_id``, ``path``, ``album``, ``title``, ``split`` lists of str, ``genres``
-            and ``artists`` lists of lists of str, ``seconds`` float64 (n,), and of each layer, by its column's name,
-            float32 (n, dim).
+            and ``artists`` lists of lists of str, ``seconds`` float64 (n,), ``year`` int32 (n,), 0 if unknown, and of each layer,
+            by its column's name, float32 (n, dim).
 
         Raises
         ------
@@ -146,8 +164,7 @@ class Content:
                 vectors = {column.name: self.store.vectors(keys, column.which) for column in self.columns}
             except TrackNotFoundError as error:
                 raise StoreError(f"{self.store.path} lost tracks while it was read; export again") from error
-            if self.stop.is_set():
-                raise KeyboardInterrupt
+            self.check()
             yield {"key": keys, **_described(tracks), **vectors}
             done += len(keys)
             if self.progress:
@@ -164,6 +181,7 @@ def _described(tracks: Sequence[Track]) -> dict[str, Any]:
         "album": [plain(track.labels.album) for track in tracks],
         "title": [plain(track.labels.title) for track in tracks],
         "split": [track.labels.split for track in tracks],
+        "year": np.array([track.labels.year for track in tracks], np.int32),
     }
 
 

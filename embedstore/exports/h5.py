@@ -23,9 +23,9 @@ def write(content: Content, target: str, *, float32: bool = False, overwrite: bo
     """Write the file.
 
     It holds a dataset ``layer_NN`` (n, dim) for each layer, float16 as stored, its name in the attribute ``name``;
-    ``layer_mean`` is float32. Beside them, with a row for each track: ``key`` (int64), ``seconds`` (float64), and as
-    UTF-8 strings of variable length ``track_id``, ``path``, ``album``, ``title``, ``split``, and ``genres`` and ``artists``, each a
-    JSON list. The attributes of the file say where the vectors come from.
+    ``layer_mean`` is float32. Beside them, with a row for each track: ``key`` (int64), ``seconds`` (float64), ``year``
+    (int32, 0 if unknown), and as UTF-8 strings of variable length ``track_id``, ``path``, ``album``, ``title``, ``split``,
+    and ``genres`` and ``artists``, each a JSON list. The attributes of the file say where the vectors come from.
     """
     with new_file(content, target, overwrite=overwrite) as handle:
         disk, rows = _Disk(handle), 0
@@ -53,6 +53,7 @@ def _begin(file: h5py.File, content: Content, float32: bool) -> None:
         add(column.name, "<f2" if half else "<f4", column.dim).attrs["name"] = column.title
     add("key", "<i8")
     add("seconds", "<f8")
+    add("year", "<i4")
     for name in ("track_id", "path", "genres", "artists", "album", "title", "split"):
         add(name, h5py.string_dtype())
 

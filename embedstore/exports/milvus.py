@@ -25,8 +25,8 @@ def write(content: Content, target: str, *, collection: str | None = None) -> di
     """Bring a collection up to date: rows by track key, cosine similarity; rows of tracks that are gone are deleted.
 
     Fields: ``key`` (INT64, primary), ``vector`` (FLOAT_VECTOR), ``track_id``, ``path``, ``album``, ``title``, ``split`` (VARCHAR),
-    ``genres``, ``artists`` (ARRAY of VARCHAR), ``seconds`` (DOUBLE), ``exported`` (INT64, the time of the last export that
-    held the track, in nanoseconds since 1970). Which layer of which store it holds stands in the collection's property
+    ``genres``, ``artists`` (ARRAY of VARCHAR), ``seconds`` (DOUBLE), ``year`` (INT64, 0 if unknown), ``exported`` (INT64, the
+    time of the last export that held the track, in nanoseconds since 1970). Which layer of which store it holds stands in the collection's property
     ``embedstore``. Rows are written again as they are read: an export that was cut short is completed by the next.
     """
     if len(content.columns) != 1:
@@ -46,7 +46,7 @@ def write(content: Content, target: str, *, collection: str | None = None) -> di
         client = milvus.MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
         try:
             _open(client, milvus.DataType, name, column, _identity(content, column))
-            # a collection of an earlier version has no split
+            # a collection of an earlier version has no split or year
             fields = {field["name"] for field in client.describe_collection(name)["fields"]}
             for piece in content.pieces():
                 found = ({**row, "exported": stamp} for row in _rows(piece, column))
@@ -97,6 +97,7 @@ def _open(client: Any, types: Any, name: str, column: Column, identity: dict[str
     schema.add_field("key", types.INT64, is_primary=True)
     schema.add_field("vector", types.FLOAT_VECTOR, dim=column.dim)
     schema.add_field("seconds", types.DOUBLE)
+    schema.add_field("year", types.INT64)
     schema.add_field("exported", types.INT64)
     for field in ("track_id", "path", "album", "title", "split"):
         schema.add_field(field, **text)
@@ -127,6 +128,7 @@ def _rows(piece: dict[str, Any], column: Column) -> Iterator[dict[str, Any]]:
             "key": key,
             "vector": piece[column.name][i],
             "seconds": float(piece["seconds"][i]),
+            "year": int(piece["year"][i]),
             **{field: _cut(piece[field][i]) for field in ("track_id", "path", "album", "title", "split")},
             **{field: [_cut(text) for text in piece[field][i][:_MOST]] for field in ("genres", "artists")},
         }

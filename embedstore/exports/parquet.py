@@ -16,15 +16,15 @@ __all__ = ["write"]
 def write(content: Content, target: str, *, overwrite: bool = False) -> dict[str, Any]:
     """Write the file, a row group for each piece.
 
-    Columns: ``track_id``, ``path``, ``album``, ``title``, ``split`` (string), ``key`` (int64), ``seconds`` (double), ``genres`` and
-    ``artists`` (list of string), and ``layer_NN`` or ``layer_mean`` (fixed-size list of float) for each layer. The
-    metadata of the schema says where the vectors come from.
+    Columns: ``track_id``, ``path``, ``album``, ``title``, ``split`` (string), ``key`` (int64), ``seconds`` (double),
+    ``year`` (int32, 0 if unknown), ``genres`` and ``artists`` (list of string), and ``layer_NN`` or ``layer_mean``
+    (fixed-size list of float) for each layer. The metadata of the schema says where the vectors come from.
     """
     install = "pip install 'embedstore-mir[parquet]'"
     pa, parquet = require("pyarrow", install), require("pyarrow.parquet", install)
     texts, lists = pa.string(), pa.list_(pa.string())
     known = {"key": pa.int64(), "track_id": texts, "path": texts, "seconds": pa.float64(), "genres": lists}
-    known |= {"artists": lists, "album": texts, "title": texts, "split": texts}
+    known |= {"artists": lists, "album": texts, "title": texts, "split": texts, "year": pa.int32()}
     layers = {column.name: pa.list_(pa.float32(), column.dim) for column in content.columns}
     schema = pa.schema(known | layers, metadata=content.about())
     # split bytes: the float32 of float16 values then take less room than the float16 would

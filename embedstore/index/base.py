@@ -9,78 +9,82 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, ClassVar, Protocol, Self
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedstore.errors import IndexFormatError, ParameterError
-from embedstore.types import Floats, Keys, LayerMatrix, Neighbors
+from embedstore.index.rows import BLOCK, Positions, Rows, unit
+from embedstore.types import Floats, Keys, Neighbors
 
-__all__ = ["MARGIN", "Index", "Ranked", "best", "unit"]
+__all__ = ["MARGIN", "Goal", "Index", "Ranked", "best"]
 
 MARGIN = 2e-5  # more than a float32 product of unit vectors can be off: rows this near to the k-th best are all ranked
-_BLOCK = 4096  # rows that are ranked at once
-Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an approximate index is tuned to.
+
+    Attributes
+    ----------
+    recall : float
+        Share of the ten true neighbours that it should find, above 0, at most 1.
+    memory : int
+        Bytes that it may hold in memory, without the memory-mapped rows.
+
+    Raises
+    ------
+    ParameterError
+        Not such numbers.
+    """
+
+    recall: float = 0.99
+    memory: int = 2**30
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "recall", float(self.recall))
+        if not 0 < self.recall <= 1:
+            raise ParameterError(f"the wanted recall is above 0 and at most 1; got {self.recall}")
+        if self.memory < 1:
+            raise ParameterError(f"an index needs some bytes of memory; got {self.memory}")
 
 
 class Index(Protocol):
-    """An index over the rows of one layer.
+    """An index over rows.
+
+    A kind may also have ``extend(rows, folder) -> Self``, which writes, for rows whose first ``len(self)`` are its own, an index
+    that knows the others too, without learning anew. What has none is built again instead.
 
     Attributes
     ----------
     approximate : bool
         Whether it may miss neighbours.
-    keys : int64 array, shape (n,)
-        The keys of its rows.
-    dim : int
-        Width of a row.
+    rows : Rows
+        What it answers for.
     params : mapping
-        Plain data that describes it, e.g. ``{"factory": "IDMap2,Flat"}``; `load` gets it back.
+        Plain data that describes it, e.g. ``{"factory": "IVF64,SQfp16", "nprobe": 8}``; `load` gets it back.
     """
 
     approximate: ClassVar[bool]
-    keys: Keys
-    dim: int
+    rows: Rows
     params: Mapping[str, Any]
 
     @classmethod
-    def build(cls, matrix: LayerMatrix, *, seed: int = 0) -> Self:
-        """Index all rows of a matrix; each key occurs once."""
+    def build(cls, rows: Rows, folder: Path, *, goal: Goal, seed: int = 0) -> Self:
+        """Index all rows; leave everything that `load` needs besides them as plain files in a folder."""
+        ...
+
+    @classmethod
+    def load(cls, rows: Rows, folder: Path, params: Mapping[str, Any]) -> Self:
+        """Read what `build` left; raises `IndexFormatError` for anything else."""
         ...
 
     def search(self, queries: Floats, k: int) -> Neighbors:
         """Find the k nearest rows of each query, shape (n_queries, dim); see `Neighbors`."""
         ...
-
-    def save(self, file: BinaryIO) -> None:
-        """Write everything that `load` needs."""
-        ...
-
-    @classmethod
-    def load(cls, file: BinaryIO, params: Mapping[str, Any]) -> Self:
-        """Read what `save` wrote; raises `IndexFormatError` for anything else."""
-        ...
-
-    def __len__(self) -> int:
-        """Count the rows."""
-        ...
-
-
-def unit(values: Floats) -> Floats:
-    """Scale rows to length 1 in float32; zeros stay zeros, and rows that have length 1 stay as they are, bit for bit.
-
-    >>> unit(np.array([[3, 4], [0, 0]], np.float32)).tolist()
-    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
-    """
-    values = np.ascontiguousarray(values, np.float32)
-    scaled = np.empty_like(values)
-    for start in range(0, len(values), _BLOCK):
-        block = values[start : start + _BLOCK]
-        lengths = np.sqrt(np.square(block, dtype=np.float64).sum(axis=1, keepdims=True))
-        lengths[(lengths == 0) | (np.abs(lengths - 1) < 1e-6)] = 1
-        scaled[start : start + _BLOCK] = block / lengths
-    return scaled
 
 
 def best(keys: Keys, scores: Floats, k: int) -> tuple[Keys, Floats]:
@@ -95,17 +99,15 @@ class Ranked:
 
     Parameters
     ----------
-    keys : int64 array, shape (n,)
-    dim : int
+    rows : Rows
+    params : mapping
     """
 
-    def __init__(self, keys: Keys, dim: int) -> None:
-        if len(np.unique(keys)) != len(keys):
-            raise ParameterError(f"an index holds each key once; {len(keys)} rows share {len(np.unique(keys))} keys")
-        self.keys, self.dim = keys, dim
+    def __init__(self, rows: Rows, params: Mapping[str, Any] | None = None) -> None:
+        self.rows, self.params = rows, params or {}
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.rows)
 
     def search(self, queries: Floats, k: int) -> Neighbors:
         """Find the k nearest rows of each query, shape (n_queries, dim).
@@ -117,34 +119,38 @@ class Ranked:
         """
         if k < 1:
             raise ParameterError(f"k must be at least 1; got {k}")
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise ParameterError(f"queries have shape (n_queries, {self.dim}); got {queries.shape}")
+        if queries.ndim != 2 or queries.shape[1] != self.rows.dim:
+            raise ParameterError(f"queries have shape (n_queries, {self.rows.dim}); got {queries.shape}")
         if not np.isfinite(queries).all():
             raise ParameterError("a query holds values that are not finite")
         queries = unit(queries)
         keys, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
         alike = ~queries.any(axis=1) if len(self) else np.ones(len(queries), bool)
         if alike.any():  # queries of zeros, or no rows
-            keys[alike], scores[alike] = best(self.keys, np.zeros(len(self), np.float32), k)
+            keys[alike], scores[alike] = best(self.rows.keys, np.zeros(len(self), np.float32), k)
         candidates = iter(()) if alike.all() else self._candidates(queries[~alike], min(k, len(self)))
         for row, positions in zip(np.flatnonzero(~alike), candidates, strict=True):
-            keys[row], scores[row] = best(self.keys[positions], self._scores(queries[row], positions), k)
+            keys[row], scores[row] = self._rank(queries[row], positions, k)
         return Neighbors(keys, scores)
 
-    def _scores(self, query: Floats, candidates: Positions) -> Floats:
-        # products in float64, then a sum along each row: the result does not depend on which rows stand beside it
-        wide, scores = query.astype(np.float64), np.empty(len(candidates), np.float32)
-        for start in range(0, len(candidates), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            scores[part] = (self._rows(candidates[part]) * wide).sum(axis=1)
-        if not np.isfinite(scores).all():
+    def _rank(self, query: Floats, positions: Positions, k: int) -> tuple[Keys, Floats]:
+        """Score candidates and keep the k best of them."""
+        parts = [positions[start : start + BLOCK] for start in range(0, len(positions), BLOCK)]
+        rough = np.concatenate([np.empty(0, np.float32), *(self.rows.unit(part) @ query for part in parts)])
+        if not np.isfinite(rough).all():
             raise IndexFormatError("an index holds rows that are not finite; build it again with 'embedstore index'")
-        return scores.clip(-1, 1)
+        if k < len(rough):
+            positions = positions[rough >= np.partition(rough, -k)[-k] - MARGIN]
+        # products in float64, then a sum along each row: the result does not depend on which rows stand beside it
+        wide, scores = query.astype(np.float64), np.empty(len(positions), np.float32)
+        for start in range(0, len(positions), BLOCK):
+            part = slice(start, start + BLOCK)
+            scores[part] = (self.rows.unit(positions[part]) * wide).sum(axis=1)
+        return best(self.rows.keys[positions], scores.clip(-1, 1), k)
 
     @abstractmethod
     def _candidates(self, queries: Floats, k: int) -> Iterator[Positions]:
-        """Yield the positions of each query's k best rows and of those within `MARGIN` of the k-th; 1 <= k <= n."""
+        """Yield positions for each query (of length 1), each once; 1 <= k <= n.
 
-    @abstractmethod
-    def _rows(self, positions: Positions) -> Floats:
-        """Get rows of length 1 (or 0), shape (len(positions), dim)."""
+        An exact kind yields at least the k best rows and those within `MARGIN` of the k-th; an approximate one at least k.
+        """

@@ -1,66 +1,76 @@
-"""The exact kind: one matrix product. What search does where no index is, and what the others are tested against."""
+"""The exact kind: matrix products, block by block. What search does where no index is, and what the others are tested against."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from embedstore.errors import IndexFormatError
-from embedstore.index.base import MARGIN, Positions, Ranked, unit
-from embedstore.types import Floats, Keys, LayerMatrix
+from embedstore.index.base import MARGIN, Goal, Ranked
+from embedstore.index.rows import Positions, Rows
+from embedstore.types import Floats
 
 __all__ = ["ExactIndex"]
 
-_AT_ONCE = 2**25  # scores held in memory
+_QUERIES = 256  # at once: 4 MB of scores
 
 
 class ExactIndex(Ranked):
-    """Compares a query with every row.
+    """Compares a query with every row. It needs no file but the rows.
 
-    Its file: the numbers n and dim, the n keys (int64), the n x dim values (float32), all little-endian.
-
-    >>> index = ExactIndex.build(LayerMatrix(0, "a", np.array([7, 8]), np.eye(2, dtype=np.float32)))
+    >>> index = ExactIndex(Rows(np.array([7, 8]), np.eye(2, dtype=np.float32)))
     >>> index.search(np.array([[1, 0.1]], np.float32), 1).keys
     array([[7]])
     """
 
     approximate: ClassVar[bool] = False
 
-    def __init__(self, keys: Keys, values: Floats) -> None:
-        super().__init__(keys, values.shape[1])
-        self.params: Mapping[str, Any] = {}
-        self._values = values
+    @classmethod
+    def build(cls, rows: Rows, folder: Path, *, goal: Goal, seed: int = 0) -> Self:  # noqa: ARG003 - nothing to choose
+        """Nothing is left to do."""
+        return cls.load(rows, folder, {})
 
     @classmethod
-    def build(cls, matrix: LayerMatrix, *, seed: int = 0) -> Self:  # noqa: ARG003 - nothing here is random
-        """Keep all rows."""
-        return cls(matrix.keys, unit(matrix.values))
+    def load(cls, rows: Rows, folder: Path, params: Mapping[str, Any]) -> Self:  # noqa: ARG003 - no file, no parameter
+        """Take the rows, into memory."""
+        return cls(rows.held())
+
+    def extend(self, rows: Rows, folder: Path) -> Self:
+        """Take more rows."""
+        return self.load(rows, folder, {})
 
     def _candidates(self, queries: Floats, k: int) -> Iterator[Positions]:
-        step = max(1, _AT_ONCE // len(self))
-        for start in range(0, len(queries), step):
-            for scores in queries[start : start + step] @ self._values.T:
-                yield np.flatnonzero(scores >= np.partition(scores, -k)[-k] - MARGIN)
+        for start in range(0, len(queries), _QUERIES):
+            some = queries[start : start + _QUERIES]
+            owner, position = self._nearest(some, k)
+            yield from np.split(position, np.cumsum(np.bincount(owner, minlength=len(some)))[:-1])
 
-    def _rows(self, positions: Positions) -> Floats:
-        return self._values[positions]
+    def _nearest(self, queries: Floats, k: int) -> tuple[Positions, Positions]:
+        """Find the k best rows, and what is near to the k-th: pairs of query and position, by query."""
+        floor: Floats = np.full(len(queries), -np.inf, np.float32)
+        owner, position, score = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+        for start, block in self.rows.blocks():
+            scores = queries @ block.T
+            if start == 0 and len(block) >= k:
+                floor = np.partition(scores, -k, axis=1)[:, -k] - np.float32(MARGIN)
+            hits = np.nonzero(scores >= floor[:, None])
+            owner, position = np.append(owner, hits[0]), np.append(position, hits[1] + start)
+            owner, position, score, floor = _keep(owner, position, np.append(score, scores[hits]), len(queries), k)
+        return owner, position
 
-    def save(self, file: BinaryIO) -> None:
-        """Write the rows."""
-        shape = np.array(self._values.shape, "<i8")
-        file.writelines([shape.tobytes(), self.keys.astype("<i8").tobytes(), self._values.astype("<f4").tobytes()])
 
-    @classmethod
-    def load(cls, file: BinaryIO, params: Mapping[str, Any]) -> Self:  # noqa: ARG003 - it has none
-        """Read what `save` wrote."""
-        data = file.read()
-        n, dim = np.frombuffer(data[:16], "<i8") if len(data) >= 16 else (-1, -1)
-        if n < 0 or dim < 1 or len(data) != 16 + int(n) * (8 + 4 * int(dim)):
-            raise IndexFormatError(f"{len(data)} bytes do not hold {n} keys and {n} x {dim} values")
-        keys = np.frombuffer(data, "<i8", n, 16).astype(np.int64)
-        values = np.frombuffer(data, "<f4", offset=16 + 8 * n).reshape(n, dim).astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            raise IndexFormatError("it holds values that are not finite")
-        return cls(keys, values)
+def _keep(
+    owner: Positions, position: Positions, score: Floats, queries: int, k: int
+) -> tuple[Positions, Positions, Floats, Floats]:
+    """Drop what is below a query's k-th best so far; the last result is that floor, -inf where there are fewer."""
+    order = np.lexsort((-score, owner))
+    owner, position, score = owner[order], position[order], score[order]
+    counts = np.bincount(owner, minlength=queries)
+    last = np.cumsum(counts) - counts + k - 1
+    floor = np.full(queries, -np.inf, np.float32)
+    enough = counts >= k
+    floor[enough] = score[last[enough]] - np.float32(MARGIN)
+    kept = score >= floor[owner]
+    return owner[kept], position[kept], score[kept], floor

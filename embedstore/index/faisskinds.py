@@ -1,251 +1,340 @@
-"""The FAISS kinds: flat (exact, FAISS's own scan) and ivf (only the nearest of about 4 sqrt(n) cells are looked at)."""
+"""The FAISS kinds: FAISS finds candidates among positions 0 .. n - 1, `Ranked` scores them by the rows themselves.
+
+So a kind may keep an eighth of a byte for each value, and still return exact scores. What is kept lies in ``index.faiss`` (and
+``index.cells``, where cells stay on the disk). FAISS's reader believes what it reads: `load` is only for files whose sum a
+sealed meta promises.
+"""
 
 from __future__ import annotations
 
-import struct
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from embedstore.errors import IndexFormatError
-from embedstore.index.base import MARGIN, Positions, Ranked, unit
-from embedstore.index.exact import ExactIndex
-from embedstore.registry import require
-from embedstore.types import Floats, LayerMatrix
+from embedstore.errors import IndexFormatError, ParameterError, UnknownNameError
+from embedstore.index.base import MARGIN, Goal, Ranked
+from embedstore.index.rows import BLOCK, Positions, Rows
+from embedstore.index.tune import AT_ONCE, KNOBS, most_cells, tuned
+from embedstore.registry import require, unknown_name
+from embedstore.types import Floats
 
 faiss: Any = require("faiss", "pip install faiss-cpu")
 
-__all__ = ["FlatIndex", "IvfIndex"]
+__all__ = [
+    "FaissIndex",
+    "FlatIndex",
+    "HnswIndex",
+    "IvfIndex",
+    "IvfRabitqIndex",
+    "RabitqIndex",
+    "factory_kind",
+    "made",
+    "train",
+]
 
-_TARGET = 0.995  # recall@10 that nprobe is tuned to on some rows, so that others see 0.99
-_TUNED_ON = 500
-
-
-class _FaissIndex(Ranked):
-    """An inner-product index behind an id map."""
-
-    tag: ClassVar[bytes]
-    params: Mapping[str, Any]
-
-    def __init__(self, index: Any, params: Mapping[str, Any]) -> None:
-        super().__init__(faiss.vector_to_array(index.id_map), index.d)
-        self.params = params
-        self._whole, self._inner = index, faiss.downcast_index(index.index)
-
-    def _fetch(self, queries: Floats, count: int, *, everywhere: bool = False) -> tuple[Floats, Positions]:  # noqa: ARG002
-        """Ask FAISS: scores and positions, shape (n_queries, count), position -1 where it found nothing more."""
-        scores, positions = self._inner.search(queries, count)
-        return scores, positions
-
-    def _candidates(self, queries: Floats, k: int) -> Iterator[Positions]:
-        count = min(k + 8, len(self))
-        for i, found in enumerate(zip(*self._fetch(queries, count), strict=True)):
-            yield self._widen(queries[i : i + 1], k, *found)
-
-    def _widen(self, query: Floats, k: int, scores: Floats, positions: Positions) -> Positions:
-        """Ask for more until there are k rows, and none beyond the last could belong among the k best."""
-        everywhere = bool(positions[k - 1] < 0)
-        if everywhere:
-            scores, positions = (a[0] for a in self._fetch(query, len(positions), everywhere=True))
-        while positions[-1] >= 0 and len(positions) < len(self) and scores[-1] >= scores[k - 1] - MARGIN:
-            count = min(4 * len(positions), len(self))
-            scores, positions = (a[0] for a in self._fetch(query, count, everywhere=everywhere))
-        return positions[positions >= 0]
-
-    def _rows(self, positions: Positions) -> Floats:
-        rows: Floats = self._inner.reconstruct_batch(positions)
-        return rows
-
-    def save(self, file: BinaryIO) -> None:
-        """Write FAISS's own format."""
-        faiss.write_index(self._whole, faiss.PyCallbackIOWriter(file.write))
-
-    @classmethod
-    def load(cls, file: BinaryIO, params: Mapping[str, Any]) -> Self:
-        """Read what `save` wrote.
-
-        FAISS's reader believes sizes, and opens files that are named in what it reads. So it is shown only bytes that differ
-        from ours in nothing but values.
-        """
-        size = _Layout(file, cls.tag).check()
-        file.seek(0)
-        limit = faiss.get_deserialization_vector_byte_limit()
-        faiss.set_deserialization_vector_byte_limit(size)
-        try:
-            index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
-        except (RuntimeError, MemoryError) as error:
-            raise IndexFormatError(f"FAISS cannot read the index: {' '.join(str(error).split())[:200]}") from error
-        finally:
-            faiss.set_deserialization_vector_byte_limit(limit)
-        inner = faiss.downcast_index(index.index)
-        if (
-            inner.metric_type != faiss.METRIC_INNER_PRODUCT
-            or index.id_map.size() != inner.ntotal
-            or not inner.is_trained
-        ):
-            raise IndexFormatError("the index is not a trained inner-product index with one key for each row")
-        return cls(index, params)
+_TRAINED_ON, _PER_CELL = 20_000, 64  # rows that a structure without cells, and each cell of another, learns from
+_MOST_FOUND = 2**20  # candidates held in memory
+_NO_LIMIT = 2**62
+_FILE, _CELLS = "index.faiss", "index.cells"
 
 
-class FlatIndex(_FaissIndex):
-    """Compares a query with every row, in FAISS."""
+class FaissIndex(Ranked):
+    """A structure of FAISS over unit rows; what the kinds share.
 
-    approximate: ClassVar[bool] = False
-    tag: ClassVar[bytes] = b"IxFI"
-
-    @classmethod
-    def build(cls, matrix: LayerMatrix, *, seed: int = 0) -> Self:  # noqa: ARG003 - nothing here is random
-        """Copy all rows."""
-        index = faiss.IndexIDMap2(faiss.IndexFlatIP(matrix.values.shape[1]))
-        index.add_with_ids(unit(matrix.values), matrix.keys)
-        return cls(index, {"factory": "IDMap2,Flat", "faiss": faiss.__version__})
-
-
-class IvfIndex(_FaissIndex):
-    """Looks only into the `nprobe` cells whose centres are nearest to the query."""
+    ``params``: ``factory``, ``faiss`` (its version), ``candidates`` (how many are ranked for k = 10), and ``nprobe`` or
+    ``efSearch`` where the structure has one.
+    """
 
     approximate: ClassVar[bool] = True
-    tag: ClassVar[bytes] = b"IwFl"
+    together: ClassVar[int] = AT_ONCE
 
-    def __init__(self, index: Any, params: Mapping[str, Any]) -> None:
-        super().__init__(index, params)
-        nprobe = params.get("nprobe")
-        if type(nprobe) is not int or not 1 <= nprobe <= self._inner.nlist:
-            raise IndexFormatError(f"nprobe must be 1..{self._inner.nlist}; found {nprobe!r}")
-        self._inner.set_direct_map_type(faiss.DirectMap.NoMap)  # what was read may point anywhere
-        try:
-            self._inner.make_direct_map()
-        except RuntimeError as error:
-            raise IndexFormatError("its cells hold rows that it does not have") from error
-        if (faiss.vector_to_array(self._inner.direct_map.array) < 0).any():
-            raise IndexFormatError("its cells hold a row twice, and another never")
+    def __init__(self, rows: Rows, params: Mapping[str, Any], index: Any, folder: Path) -> None:
+        super().__init__(rows, params)
+        self._index, self._folder = index, folder
 
     @classmethod
-    def build(cls, matrix: LayerMatrix, *, seed: int = 0) -> Self:
-        """Cut the sphere into cells and look how many of them ten true neighbours lie in."""
-        rows = unit(matrix.values)
-        n, dim = rows.shape
-        nlist = int(max(1, min(4 * n**0.5, n // 39)))  # 39: the fewest training rows per cell that FAISS recommends
-        cells = faiss.IndexFlatIP(dim)
-        inner = faiss.IndexIVFFlat(cells, dim, nlist, faiss.METRIC_INNER_PRODUCT)
-        inner.cp.seed, inner.cp.spherical, inner.cp.min_points_per_centroid = 1 + seed % 2**30, True, 1
-        inner.train(rows if n else np.zeros((1, dim), np.float32))
-        index = faiss.IndexIDMap2(inner)
-        index.add_with_ids(rows, matrix.keys)
-        nprobe = _tune(cells, LayerMatrix(matrix.layer, matrix.name, np.arange(n), rows), seed)
-        return cls(index, {"factory": f"IDMap2,IVF{nlist},Flat", "nprobe": nprobe, "faiss": faiss.__version__})
+    def factory(cls, rows: Rows, goal: Goal) -> str:
+        """Say what FAISS is asked to make of these rows."""
+        raise NotImplementedError
 
-    def _fetch(self, queries: Floats, count: int, *, everywhere: bool = False) -> tuple[Floats, Positions]:
-        nprobe = self._inner.nlist if everywhere else self.params["nprobe"]
-        scores, positions = self._inner.search(queries, count, params=faiss.SearchParametersIVF(nprobe=nprobe))
+    @classmethod
+    def build(cls, rows: Rows, folder: Path, *, goal: Goal, seed: int = 0) -> Self:
+        """Learn from some rows, add all of them, and find the settings that reach the goal.
+
+        Raises
+        ------
+        ParameterError
+            FAISS cannot make such a structure of these rows.
+        """
+        text = cls.factory(rows, goal)
+        try:
+            index = cls._structure(text, rows, folder, goal, seed)
+            faiss.write_index(index, str(folder / _FILE))
+        except (RuntimeError, MemoryError) as error:
+            raise ParameterError(f"FAISS cannot make {text!r} of {rows!r}: {_said(error)}") from error
+        settings = tuned(index, rows, goal.recall, seed)
+        del index
+        return cls.load(rows, folder, {"factory": text, "faiss": faiss.__version__} | settings)
+
+    @classmethod
+    def _structure(cls, text: str, rows: Rows, folder: Path, goal: Goal, seed: int) -> Any:
+        index = cls._empty(text, rows.dim)
+        train(index, rows, seed)
+        cls._fill(index, rows, folder, goal.memory)
+        return index
+
+    @classmethod
+    def _empty(cls, text: str, dim: int) -> Any:
+        return made(text, dim)
+
+    @classmethod
+    def _fill(cls, index: Any, rows: Rows, folder: Path, memory: int) -> None:  # noqa: ARG003 - those that may be large
+        for block in _blocks(rows, index.ntotal, len(rows)):
+            index.add(block)
+
+    @classmethod
+    def load(cls, rows: Rows, folder: Path, params: Mapping[str, Any]) -> Self:
+        """Read what `build` left."""
+        try:
+            index = _read(folder)
+        except (RuntimeError, MemoryError) as error:
+            raise IndexFormatError(f"FAISS cannot read {_FILE}: {_said(error)}") from error
+        right = index.metric_type == faiss.METRIC_INNER_PRODUCT and index.is_trained
+        if (index.ntotal, index.d) != (len(rows), rows.dim) or not right:
+            raise IndexFormatError(f"{_FILE} is no index of the inner products of {rows!r}")
+        settings = {name: params[name] for name in ("candidates", *KNOBS) if name in params}
+        if "candidates" not in settings or any(type(n) is not int or n < 1 for n in settings.values()):
+            raise IndexFormatError(f"its settings are not numbers above 0: {settings}")
+        for name in settings.keys() & KNOBS:
+            faiss.ParameterSpace().set_index_parameter(index, name, settings[name])
+        return cls(rows, params, index, folder)
+
+    def extend(self, rows: Rows, folder: Path) -> Self:
+        """Add the rows behind its own to a copy of the structure, which learns nothing anew."""
+        index = _read(self._folder)
+        self._fill(index, rows, folder, _NO_LIMIT)  # cells stay where they are, in memory or on the disk
+        faiss.write_index(index, str(folder / _FILE))
+        del index
+        return self.load(rows, folder, self.params)
+
+    def _candidates(self, queries: Floats, k: int) -> Iterator[Positions]:
+        count = min(len(self), self._wanted(k))
+        step = max(1, min(self.together, _MOST_FOUND // count))
+        for start in range(0, len(queries), step):
+            some = queries[start : start + step]
+            for i, found in enumerate(zip(*self._fetch(some, count), strict=True)):
+                yield self._widen(some[i : i + 1], k, *found)
+
+    def _wanted(self, k: int) -> int:
+        # measured: the candidates that hold the k nearest grow as k^0.6
+        return max(k, int(self.params["candidates"] * max(1.0, k / 10) ** 0.6))
+
+    def _fetch(self, queries: Floats, count: int) -> tuple[Floats, Positions]:
+        """Ask FAISS: scores and positions, shape (n_queries, count), position -1 where it found nothing more."""
+        threads = faiss.omp_get_max_threads()
+        if len(queries) == 1:  # callers with one query are threads themselves: each with a team, they would fight for the cores
+            faiss.omp_set_num_threads(1)
+        try:
+            scores, positions = self._index.search(queries, count)
+        finally:
+            faiss.omp_set_num_threads(threads)  # of this thread alone
         return scores, positions
 
+    def _widen(self, query: Floats, k: int, scores: Floats, positions: Positions) -> Positions:
+        """Ask for more until none beyond the last could belong among the k best; give all rows where it finds too few."""
+        while len(positions) < len(self) and positions[-1] >= 0 and scores[-1] >= scores[k - 1] - MARGIN:
+            scores, positions = (found[0] for found in self._fetch(query, min(4 * len(positions), len(self))))
+        positions = positions[positions >= 0]
+        return positions if len(positions) >= k else np.arange(len(self))
 
-class _Layout:
-    """Walks through the file of an index, where everything but vectors, keys and the sizes of cells is known beforehand."""
 
-    def __init__(self, file: BinaryIO, tag: bytes) -> None:
-        self._file, self._tag, self._size = file, tag, file.seek(0, 2)
+class FlatIndex(FaissIndex):
+    """Compares a query with every row, in FAISS. It needs no file but the rows, and holds them in memory as float32."""
 
-    def check(self) -> int:
-        """Refuse another layout; else give the number of bytes."""
-        self._file.seek(4)
-        dim, rows = struct.unpack("<iq", self._file.read(12).ljust(12, b"\0"))
-        self._file.seek(0)
-        self._expect(b"IxM2", dim, rows)
-        if self._tag == IvfIndex.tag:
-            self._cells(dim, rows)
+    approximate: ClassVar[bool] = False
+    together: ClassVar[int] = 1024
+
+    @classmethod
+    def build(cls, rows: Rows, folder: Path, *, goal: Goal, seed: int = 0) -> Self:  # noqa: ARG003 - nothing to choose
+        """Take the rows."""
+        return cls.load(rows, folder, {"factory": "Flat", "faiss": faiss.__version__})
+
+    @classmethod
+    def load(cls, rows: Rows, folder: Path, params: Mapping[str, Any]) -> Self:
+        """Take the rows, into memory."""
+        index = faiss.IndexFlatIP(rows.dim)
+        for _, block in rows.blocks():
+            index.add(block)
+        return cls(rows, params, index, folder)
+
+    def extend(self, rows: Rows, folder: Path) -> Self:
+        """Take more rows."""
+        return self.load(rows, folder, self.params)
+
+    def _wanted(self, k: int) -> int:
+        return k + 8
+
+
+class IvfIndex(FaissIndex):
+    """Looks only into the cells whose centres are nearest to the query; two bytes a value, or one if memory is short.
+
+    Cells that exceed the memory of the goal stay on the disk and are read where a query looks.
+    """
+
+    @classmethod
+    def factory(cls, rows: Rows, goal: Goal) -> str:
+        """Cut the sphere into about 4 sqrt(n) cells."""
+        cells, codes = most_cells(len(rows), 4), "SQfp16" if _bytes(rows, 2) <= goal.memory else "SQ8"
+        return f"IVF{cells},{codes}"
+
+    @classmethod
+    def _fill(cls, index: Any, rows: Rows, folder: Path, memory: int) -> None:
+        on_disk = isinstance(faiss.downcast_InvertedLists(index.invlists), faiss.OnDiskInvertedLists)
+        if on_disk or len(rows) * (index.code_size + 8) > memory:
+            _fill_on_disk(index, rows, folder, memory)
         else:
-            self._flat(dim, rows)
-        self._numbers(rows)
-        self._skip(8 * rows)
-        if self._file.tell() != self._size:
-            raise self._other()
-        return self._size
-
-    def _cells(self, dim: int, rows: int) -> None:
-        self._expect(b"IwFl", dim, rows)
-        nlist, _ = struct.unpack("<qq", self._take(16))
-        self._flat(dim, nlist)
-        self._expect(b"\1")
-        self._numbers(rows)
-        self._skip(8 * rows)  # made again from the cells
-        self._expect(b"ilar")
-        self._numbers(nlist, 4 * dim)
-        if self._take(4) == b"full":
-            self._numbers(nlist)
-            sizes = self._array(nlist)
-        else:  # most cells are empty: the number and the size of each other one
-            self._file.seek(-4, 1)
-            self._expect(b"sprs")
-            (count,) = struct.unpack("<q", self._take(8))
-            cells, sizes = self._array(count).reshape(-1, 2).T if count % 2 == 0 else (np.array([-1]), np.array([-1]))
-            if not (np.diff(cells, prepend=-1, append=nlist) > 0).all():
-                raise self._other()
-        if (sizes < 0).any() or (sizes > rows).any() or sum(sizes.tolist()) != rows:
-            raise self._other()
-        for count in sizes.tolist():
-            self._floats(dim * count)
-            self._skip(8 * count)
-
-    def _flat(self, dim: int, rows: int) -> None:
-        self._expect(b"IxFI", dim, rows)
-        self._numbers(dim * rows)
-        self._floats(dim * rows)
-
-    def _expect(self, tag: bytes, *shape: int) -> None:
-        """Find a tag, and the header of an index of this dim and so many rows."""
-        head = struct.pack("<iqqq?i", *shape, 2**20, 2**20, True, faiss.METRIC_INNER_PRODUCT) if shape else b""
-        if self._take(len(tag) + len(head)) != tag + head:
-            raise self._other()
-
-    def _numbers(self, *values: int) -> None:
-        if self._array(len(values)).tolist() != [*values]:
-            raise self._other()
-
-    def _array(self, count: int) -> Positions:
-        return np.frombuffer(self._take(8 * count), "<i8")
-
-    def _floats(self, count: int) -> None:
-        """Pass vectors, which are finite: +inf is 0x7F800000, -inf 0xFF800000, and every nan above one of them."""
-        end = self._file.tell() + 4 * count
-        self._skip(4 * count)
-        for start in range(end - 4 * count, end, 2**22):
-            self._file.seek(start)
-            bits = np.frombuffer(self._file.read(min(2**22, end - start)), "<i4")
-            if bits.max() >= 0x7F800000 or bits.view("<u4").max() >= 0xFF800000:
-                raise IndexFormatError("it holds values that are not finite")
-        self._file.seek(end)
-
-    def _take(self, count: int) -> bytes:
-        self._skip(count)
-        self._file.seek(-count, 1)
-        return self._file.read(count)
-
-    def _skip(self, count: int) -> None:
-        if not 0 <= count <= self._size - self._file.tell():
-            raise self._other()
-        self._file.seek(count, 1)
-
-    def _other(self) -> IndexFormatError:
-        return IndexFormatError(
-            f"these bytes are not an id map over {self._tag!r} as this version writes it (at {self._file.tell()})"
-        )
+            super()._fill(index, rows, folder, memory)
 
 
-def _tune(cells: Any, matrix: LayerMatrix, seed: int) -> int:
-    """Find the smallest nprobe that reaches the target: for each true neighbour, the rank of its cell for its query."""
-    n = len(matrix)
-    if n < 2:
-        return 1
-    rows = np.random.default_rng(seed).permutation(n)[:_TUNED_ON]
-    queries = matrix.values[rows]
-    found = ExactIndex.build(matrix).search(queries, 11).keys
-    true = [
-        neighbours[(neighbours != row) & (neighbours >= 0)][:10] for row, neighbours in zip(rows, found, strict=True)
-    ]
-    ranking = cells.search(queries, cells.ntotal)[1].argsort(axis=1)  # ranking[q, cell]: how soon q visits it
-    home = cells.search(matrix.values[np.concatenate(true)], 1)[1][:, 0]
-    visits = np.sort(np.repeat(ranking, [len(t) for t in true], axis=0)[np.arange(len(home)), home])
-    return int(visits[int(np.ceil(_TARGET * len(visits))) - 1]) + 1
+class RabitqIndex(FaissIndex):
+    """Compares a query with every row, by one bit for each value (RaBitQ, Gao & Long 2024), after a random rotation."""
+
+    @classmethod
+    def factory(cls, rows: Rows, goal: Goal) -> str:  # noqa: ARG003 - one form fits all
+        """Rotate, as the bits of principal axes would tell little."""
+        return f"RR{_whole_bytes(rows.dim)},RaBitQfs"
+
+
+class IvfRabitqIndex(FaissIndex):
+    """Like rabitq, but only in the cells whose centres are nearest to the query: for libraries where a scan is slow."""
+
+    @classmethod
+    def factory(cls, rows: Rows, goal: Goal) -> str:  # noqa: ARG003 - one form fits all
+        """Cut the space into about sqrt(n) cells, each with its own origin."""
+        return f"RR{_whole_bytes(rows.dim)},IVF{most_cells(len(rows), 1)},RaBitQfs"
+
+    @classmethod
+    def _empty(cls, text: str, dim: int) -> Any:
+        # bits tell what is left after the centre: a row belongs to the nearest, be it long or short, not to the largest product
+        rotated, cells = (int(part) for part in re.findall(r"RR(\d+),IVF(\d+)", text)[0])
+        inner = faiss.IndexIVFRaBitQFastScan(faiss.IndexFlatL2(rotated), rotated, cells, faiss.METRIC_INNER_PRODUCT)
+        inner.cp.spherical = False
+        return faiss.IndexPreTransform(faiss.RandomRotationMatrix(dim, rotated), inner)
+
+
+class HnswIndex(FaissIndex):
+    """Walks through a graph of near rows. Fast where rows vary in few directions, slow to build, and larger."""
+
+    @classmethod
+    def factory(cls, rows: Rows, goal: Goal) -> str:  # noqa: ARG003 - one form fits all
+        """Join each row to 32 others, one byte a value."""
+        return "HNSW32,SQ8"
+
+
+def factory_kind(name: str) -> type[FaissIndex]:
+    """Make a kind of a FAISS factory string, such as ``"OPQ64,IVF256,PQ64"``.
+
+    Raises
+    ------
+    UnknownNameError
+        FAISS cannot read it.
+    """
+    try:
+        made(name, 2**7 * 3 * 5 * 7)  # a width that most numbers of parts divide: here only its grammar is asked
+    except (RuntimeError, MemoryError) as error:
+        from embedstore.index.saved import BUILTIN
+
+        known = unknown_name("index kind", name, ["auto", *BUILTIN])
+        raise UnknownNameError(f"{known}, or a factory string of FAISS, which said: {_said(error)}") from error
+
+    class FactoryIndex(FaissIndex):
+        @classmethod
+        def factory(cls, rows: Rows, goal: Goal) -> str:  # noqa: ARG003 - the user chose
+            return name
+
+    return FactoryIndex
+
+
+def made(text: str, dim: int) -> Any:
+    """Make an empty structure; raises `RuntimeError`."""
+    return faiss.index_factory(dim, text, faiss.METRIC_INNER_PRODUCT)
+
+
+def train(index: Any, rows: Rows, seed: int) -> None:
+    """Have a structure learn from some rows."""
+    cells = faiss.try_extract_index_ivf(index)
+    count = _TRAINED_ON
+    if cells is not None:
+        count = max(count, _PER_CELL * cells.nlist)
+        cells.cp.seed, cells.cp.min_points_per_centroid = 1 + seed % 2**30, 1
+    some = rows.unit(rows.sample(count, seed))
+    index.train(some if len(some) else np.zeros((1, rows.dim), np.float32))
+
+
+def _read(folder: Path) -> Any:
+    """Read an index; its cells, if they are a file of their own, are mapped, by a path that the index does not tell."""
+    on_disk = (folder / _CELLS).exists()
+    index = faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_SKIP_IVF_DATA if on_disk else 0)
+    if on_disk:
+        _map(faiss.downcast_InvertedLists(index.invlists), folder / _CELLS)
+    return index
+
+
+def _map(cells: Any, path: Path) -> None:
+    cells.filename, cells.read_only, cells.totsize = str(path), True, path.stat().st_size
+    cells.do_mmap()
+
+
+def _fill_on_disk(index: Any, rows: Rows, folder: Path, memory: int) -> None:
+    """Fill cells on the disk: in pieces that fit into memory, which are then joined with what the index holds already."""
+    step = max(BLOCK, min(memory, Goal.memory) // (2 * (index.code_size + 8)))
+    pieces, paths = [index.invlists] * bool(index.ntotal), []
+    index.own_invlists = False
+    for start in range(index.ntotal, len(rows), step):
+        piece = faiss.ArrayInvertedLists(index.nlist, index.code_size)  # Python's own: it must outlive its use
+        index.replace_invlists(piece, False)
+        stop = min(start + step, len(rows))
+        for at, block in zip(range(start, stop, BLOCK), _blocks(rows, start, stop), strict=True):
+            index.add_with_ids(block, np.arange(at, at + len(block)))
+        paths.append(folder / f"piece{start}")
+        faiss.write_index(index, str(paths[-1]))
+        pieces.append(faiss.read_index(str(paths[-1]), faiss.IO_FLAG_MMAP))
+    lists = [getattr(one, "invlists", one) for one in pieces]
+    sizes = np.zeros(index.nlist, np.uint64)
+    with (folder / _CELLS).open("xb") as file:  # FAISS's own way of joining prints what it does
+        for cell in range(index.nlist):
+            counts = [one.list_size(cell) for one in lists]
+            sizes[cell] = sum(counts)
+            held = [(one, count) for one, count in zip(lists, counts, strict=True) if count]
+            file.writelines(faiss.rev_swig_ptr(one.get_codes(cell), count * index.code_size) for one, count in held)
+            file.writelines(faiss.rev_swig_ptr(one.get_ids(cell), count) for one, count in held)
+    cells = faiss.OnDiskInvertedLists(index.nlist, index.code_size, "")
+    cells.set_all_lists_sizes(faiss.swig_ptr(sizes))
+    _map(cells, folder / _CELLS)
+    index.replace_invlists(cells, True)
+    cells.this.disown()
+    index.ntotal = len(rows)
+    for path in paths:
+        path.unlink()
+
+
+def _blocks(rows: Rows, start: int, stop: int) -> Iterator[Floats]:
+    for at in range(start, stop, BLOCK):
+        yield rows.unit(np.arange(at, min(at + BLOCK, stop)))
+
+
+def _bytes(rows: Rows, width: int) -> int:
+    return len(rows) * (width * rows.dim + 8)
+
+
+def _whole_bytes(dim: int) -> int:
+    return -(-dim // 8) * 8
+
+
+def _said(error: BaseException) -> str:
+    """Give what a FAISS error says, without where in its sources."""
+    text = " ".join(str(error).split())
+    return re.sub(r"^Error in .*?\.\w+:\d+: (Error: )?", "", text)[:200] or type(error).__name__

@@ -1,37 +1,49 @@
-"""Indices on disk: ``indices/LAYER-KIND/`` holds ``index.faiss`` and the ``meta.json`` that says what it is.
+"""Indices on disk: a folder below ``indices/`` with ``rows``, what the kind left there, and the ``meta.json`` that says what it is.
 
-An index is a cache. The meta is written last; the index is read only if the meta is ours, of this store, and holds the
-file's sum. Anything else makes an index unusable, never wrong: search then scans the store.
+An index is a cache. A folder is made under another name and gets its own when it is whole; nothing in it changes after that. It
+is read only if its meta is ours and of this store, and each file has the sum that the meta promises. FAISS's reader believes
+what it reads, so files that a kind wrote are parsed only if this user, or another who knows the secret, built the index: the meta
+ends with a seal, the HMAC of the rest. Anything else makes an index unusable, never wrong: search then scans the store.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import hmac
 import json
+import os
+import re
+import secrets
+import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import EmbedstoreError, IndexFormatError, StoreFormatError
-from embedstore.index.base import Index
+from embedstore.errors import EmbedstoreError, IndexFormatError, ParameterError, StoreFormatError
+from embedstore.index.base import Goal, Index
+from embedstore.index.rows import Rows
+from embedstore.index.space import Transform
 from embedstore.registry import known, resolve
 from embedstore.store import EmbeddingStore
-from embedstore.store.disk import explained, plain_file, refuse_link, write_file
+from embedstore.store.disk import explained, plain_file, refuse_link, sync_folder, write_file
 from embedstore.store.records import parse, take
 
 __all__ = [
     "BUILTIN",
+    "FACTORY",
     "IndexReport",
+    "SavedIndex",
     "check_index",
     "folders",
-    "label_of",
-    "layer_of",
+    "kind_class",
     "load_index",
+    "new_folder",
+    "publish",
     "read_report",
-    "save_index",
+    "usable_indices",
 ]
 
 # name -> class; see `Index` for what it promises
@@ -39,9 +51,21 @@ BUILTIN = {
     "exact": "embedstore.index.exact:ExactIndex",
     "flat": "embedstore.index.faisskinds:FlatIndex",
     "ivf": "embedstore.index.faisskinds:IvfIndex",
+    "rabitq": "embedstore.index.faisskinds:RabitqIndex",
+    "ivf-rabitq": "embedstore.index.faisskinds:IvfRabitqIndex",
+    "hnsw": "embedstore.index.faisskinds:HnswIndex",
+    "gpu-flat": "embedstore.index.gpukinds:GpuFlatIndex",
+    "gpu-ivf": "embedstore.index.gpukinds:GpuIvfIndex",
+    "gpu-cagra": "embedstore.index.gpukinds:GpuCagraIndex",
 }
-_FORMAT = {"format": 1, "metric": "cosine"}
+FACTORY = "embedstore.index.faisskinds:factory_kind"  # from any other name to a class
+SECRET = "EMBEDSTORE_INDEX_SECRET"  # noqa: S105 - the name of a variable
+_FORMAT = {"format": 2, "metric": "cosine"}
 _LARGEST = 2**25  # bytes of a meta; the shards of 100 million tracks take less
+_OPEN = {"rows", "transform"}  # files that are checked value by value, whoever wrote them
+_PORTABLE = {"exact", "flat"}  # kinds that read no others
+_MAPPED = {"rows", "index.cells"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+_-]*")
 _TYPES = {"int": int, "str": str, "float": float, "tuple[str, ...]": list, "dict[str, Any]": dict}
 
 
@@ -52,8 +76,10 @@ class IndexReport:
     Attributes
     ----------
     kind : str
+        Name of a kind, or a FAISS factory string.
     layer : str
-        Number of the layer, or ``"mean"``.
+        `Space.label`: number of the layer, ``"mean"``, ``"mix-..."``, with the transform behind a ``+``.
+    transform : str
     rows, dim : int
     recall_at_10 : float
         Share of the ten true neighbours of up to 1,000 stored rows (themselves left out) that it finds; a row that ties
@@ -65,20 +91,21 @@ class IndexReport:
     params : dict
         The kind's own, e.g. FAISS's factory string.
     seed : int
+    goal : dict
+        What it was tuned to, see `Goal`.
     fingerprint : str
         Of the store's recipe.
     shards : tuple of str
         Where the tracks that it holds were first committed (`ShardInfo.origins`).
-    bytes : int
-        Of the index file.
-    sha256 : str
-        Of the index file.
+    files : dict
+        Name to ``bytes`` and ``sha256``.
     path : str
         Absolute folder of the index.
     """
 
     kind: str
     layer: str
+    transform: str
     rows: int
     dim: int
     recall_at_10: float
@@ -86,62 +113,136 @@ class IndexReport:
     seconds: float
     params: dict[str, Any]
     seed: int
+    goal: dict[str, Any]
     fingerprint: str
     shards: tuple[str, ...] = field(repr=False)
-    bytes: int = 0
-    sha256: str = ""
+    files: dict[str, Any] = field(default_factory=dict, repr=False)
     path: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(int(one["bytes"]) for one in self.files.values())
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes it holds in memory: its files without the memory-mapped rows; of flat kinds, the rows as float32."""
+        if self.kind in _PORTABLE:
+            return self.rows * (4 * self.dim + 12)
+        mapped = sum(int(one["bytes"]) for name, one in self.files.items() if name in _MAPPED)
+        return self.bytes - mapped + 12 * self.rows
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the shards."""
-        data = asdict(self) | {"layer": layer_of(self.layer)}
+        name = self.layer.partition("+")[0]
+        data = asdict(self) | {"layer": int(name) if name.isdigit() else name.partition("-")[0]}
         del data["shards"]
-        return data
+        return data | {"bytes": self.bytes, "memory": self.memory}
 
 
-def label_of(store: EmbeddingStore, layer: int | str | None) -> str:
-    """Name a layer as indices do: by its number, or ``"mean"``."""
-    if layer == "mean":
-        return layer
-    return str(store.card.layer(store.card.default_layer if layer is None else layer).number)
+@dataclass(frozen=True)
+class SavedIndex:
+    """An index that was read, and how its rows were moved."""
+
+    index: Index
+    transform: Transform | None
+    report: IndexReport
 
 
-def layer_of(label: str) -> int | str:
-    """Give the number behind a label; ``"mean"`` stays.
-
-    >>> layer_of("6"), layer_of("mean")
-    (6, 'mean')
-    """
-    return label if label == "mean" else int(label)
-
-
-def folders(store: EmbeddingStore, label: str = "*") -> Iterator[Path]:
-    """List the folders of the indices of one layer, or of all."""
+def folders(store: EmbeddingStore, label: str | None = None) -> list[Path]:
+    """List the folders of the indices of one space, or of all."""
     base = store.path / "indices"
-    files = () if base.is_symlink() else sorted(base.glob(f"{label}-*/meta.json"))
-    return (file.parent for file in files if not file.parent.is_symlink())
+    found = () if base.is_symlink() else sorted(base.glob("*/meta.json"))
+    ours = (file.parent for file in found if _NAME.fullmatch(file.parent.name) and not file.parent.is_symlink())
+    return [folder for folder in ours if label is None or folder.name.startswith(f"{label}-")]
 
 
-def save_index(index: Index, report: IndexReport) -> IndexReport:
-    """Write an index to ``report.path`` and then its meta, each whole or not at all.
+@contextmanager
+def new_folder(store: EmbeddingStore) -> Iterator[Path]:
+    """Make a folder that nobody reads yet; it is removed at the end unless `publish` moved it.
 
     Raises
     ------
     StoreError
-        The disk refused.
+        The disk refused, here or inside the block.
     """
-    stream = io.BytesIO()
-    index.save(stream)
-    data = stream.getvalue()
-    report = replace(report, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    folder = Path(report.path)
-    with explained(f"cannot write the index {folder}"):
-        for place in (folder.parent, folder):
-            refuse_link(place)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / "index.faiss", data)
-        write_file(folder / "meta.json", json.dumps(asdict(report) | _FORMAT).encode())
-    return report
+    base = store.path / "indices"
+    with explained(f"cannot write an index in {base}"):
+        refuse_link(base)
+        base.mkdir(exist_ok=True)
+        here = ".new-" + re.sub(r"\W", "_", socket.gethostname())
+        for left in base.glob(f"{here}-*"):
+            if not _alive(int(left.name.split("-")[-2])):  # killed before it was whole
+                shutil.rmtree(left, ignore_errors=True)
+        folder = base / f"{here}-{os.getpid()}-{secrets.token_hex(4)}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def publish(store: EmbeddingStore, folder: Path, report: IndexReport) -> IndexReport:
+    """Add the meta to a new folder, give it its name, and remove what it replaces: the same kind over the same space."""
+    files = {}
+    for file in sorted(folder.iterdir()):
+        with file.open("rb") as opened:
+            files[file.name] = {
+                "bytes": file.stat().st_size,
+                "sha256": hashlib.file_digest(opened, "sha256").hexdigest(),
+            }
+            os.fsync(opened.fileno())
+    name = f"{report.layer}-{re.sub('[^A-Za-z0-9]+', '_', report.kind)[:80]}-"
+    path = store.path / "indices" / (name + secrets.token_hex(4))
+    data = asdict(report) | _FORMAT | {"files": files, "path": ""}
+    write_file(folder / "meta.json", json.dumps(data | {"seal": _seal(data, make=True)}).encode())
+    folder.rename(path)
+    sync_folder(path.parent)
+    for other in folders(store):
+        if other != path and (other.name.startswith(name) or other.name == name[:-1]):
+            (other / "meta.json").unlink(missing_ok=True)  # first: a folder without it is no index
+            shutil.rmtree(other, ignore_errors=True)
+    return read_report(path, store)
+
+
+def _seal(data: dict[str, Any], *, make: bool = False) -> str:
+    """Give the HMAC of a meta; empty if this user has no secret (and none can be made)."""
+    secret = os.environ.get(SECRET, "").encode()
+    if not secret:
+        base = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+        file = Path(base) / "embedstore" / "index.secret"
+        with suppress(OSError, RuntimeError):
+            if make and not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_file(file, secrets.token_hex(32).encode(), mode=0o600)
+            secret = file.read_bytes()
+    text = json.dumps(data, sort_keys=True).encode()
+    return hmac.new(secret, text, "sha256").hexdigest() if secret else ""
+
+
+def kind_class(kind: str) -> type[Index]:
+    """Find the class behind a kind's name or a FAISS factory string.
+
+    Raises
+    ------
+    UnknownNameError
+        It is neither.
+    """
+    if kind in known("indexes", BUILTIN):
+        found: type[Index] = resolve("indexes", BUILTIN, kind)
+    else:
+        found = resolve("indexes", {"factory": FACTORY}, "factory")(kind)
+    return found
 
 
 def read_report(folder: Path, store: EmbeddingStore) -> IndexReport:
@@ -155,66 +256,88 @@ def read_report(folder: Path, store: EmbeddingStore) -> IndexReport:
     try:
         with _opened(folder / "meta.json", _LARGEST) as file:
             data = parse(file.read(), "meta.json")
+        if take(data, "format", int) == 1:
+            raise IndexFormatError("an earlier version made it")
         found = {item.name: take(data, item.name, _TYPES[str(item.type)]) for item in fields(IndexReport)}
         report = IndexReport(**found | {"path": str(folder), "shards": tuple(found["shards"])})
-    except StoreFormatError as error:
+        for name, one in report.files.items():
+            take(one, "sha256", str)
+            if re.fullmatch(r"\w[\w.]*", name) is None or not 0 <= take(one, "bytes", int) < 2**50:
+                raise IndexFormatError(f"it names a file {name!r:.40}")
+        Goal(take(report.goal, "recall", float), take(report.goal, "memory", int))
+    except (StoreFormatError, ParameterError) as error:
         raise IndexFormatError(f"{error}") from error
     if {name: data.get(name) for name in _FORMAT} != _FORMAT:
         raise IndexFormatError(f"its format is not {_FORMAT}")
     if report.fingerprint != store.fingerprint:
         raise IndexFormatError("it belongs to a store with another recipe")
-    dims = {str(layer.number): layer.dim for layer in store.card.layers} | {"mean": store.card.layers[0].dim}
-    if folder.name != f"{report.layer}-{report.kind}" or report.kind not in known("indexes", BUILTIN):
-        raise IndexFormatError(f"it says that it is {report.layer!r:.40}-{report.kind!r:.40}")
-    if report.dim != dims.get(report.layer):
-        raise IndexFormatError(f"its rows have {report.dim} values, the layer's have {dims.get(report.layer)}")
-    figures = (report.recall_at_10, report.latency_ms, report.seconds)
+    if not folder.name.startswith(f"{report.layer}-") or report.transform != (report.layer.partition("+")[2] or "none"):
+        raise IndexFormatError(f"it says that it is of layer {report.layer!r:.40}")
+    dims = {str(layer.number): layer.dim for layer in store.card.layers}
+    dim = dims.get(report.layer.partition("+")[0], store.card.layers[0].dim)
+    if report.dim != dim:
+        raise IndexFormatError(f"its rows have {report.dim} values, the layer's have {dim}")
+    figures = (report.rows, report.recall_at_10, report.latency_ms, report.seconds)
     if not all(isinstance(shard, str) for shard in report.shards) or not all(0 <= n < 2**63 for n in figures):
         raise IndexFormatError("its shards are not names, or its figures not numbers")
-    if report.rows > 2 * len(store) + 1000 or report.bytes > report.rows * (8 * report.dim + 1000) + 2**20:
-        raise IndexFormatError(f"{report.rows} rows in {report.bytes} bytes do not fit a store of {len(store)} tracks")
+    if "rows" not in report.files or ("transform" in report.files) != (report.transform != "none"):
+        raise IndexFormatError(f"it has the files {sorted(report.files)!r:.100}, not those that it needs")
+    seal = data.pop("seal", "")
+    portable = report.kind in _PORTABLE and report.files.keys() <= _OPEN
+    if not portable and not (seal and hmac.compare_digest(str(seal).encode(), _seal(data).encode())):
+        raise IndexFormatError(
+            f"somebody else built it, or on another machine; build it again, or set {SECRET} to one secret for both"
+        )
     return report
 
 
-def load_index(report: IndexReport) -> Index:
-    """Read an index whose file has the sum that its meta promises; nothing is parsed before that is known.
+def usable_indices(store: EmbeddingStore, label: str) -> tuple[list[IndexReport], list[str]]:
+    """Read the reports of a space's indices, and say why others are of no use."""
+    usable, problems = [], []
+    for folder in folders(store, label):
+        try:
+            usable.append(read_report(folder, store))
+        except IndexFormatError as error:
+            problems.append(f"index {folder.name} is not usable: {error}")
+    return usable, problems
+
+
+def load_index(report: IndexReport) -> SavedIndex:
+    """Read an index whose files have the sums that its meta promises; nothing is parsed before that is known.
 
     Raises
     ------
     IndexFormatError
-        It has not, or does not hold what the meta says.
+        They have not, or do not hold what the meta says.
     """
-    with _opened(Path(report.path) / "index.faiss", report.bytes) as file:
-        data = file.read()
-    _check_sum(hashlib.sha256(data), report)
+    check_index(report)
+    folder = Path(report.path)
+    rows = Rows.open(folder / "rows")
+    if (len(rows), rows.dim) != (report.rows, report.dim):
+        raise IndexFormatError(f"it holds {len(rows)} rows of width {rows.dim}, not {report.rows} of {report.dim}")
+    moved = None if report.transform == "none" else Transform.load(folder / "transform", report.dim)
     try:
-        index: Index = resolve("indexes", BUILTIN, report.kind).load(io.BytesIO(data), report.params)
+        return SavedIndex(kind_class(report.kind).load(rows, folder, report.params), moved, report)
     except EmbedstoreError as error:
         raise IndexFormatError(f"{error}") from error
-    if (len(index), index.dim) != (report.rows, report.dim):
-        raise IndexFormatError(f"it holds {len(index)} rows of width {index.dim}, not {report.rows} of {report.dim}")
-    return index
 
 
 def check_index(report: IndexReport) -> None:
-    """Compare an index's file with the sum that its meta promises, without loading it.
+    """Compare an index's files with the sums that its meta promises, without loading them.
 
     Raises
     ------
     IndexFormatError
-        It has another one.
+        One has another sum.
     """
-    with _opened(Path(report.path) / "index.faiss", report.bytes) as file:
-        _check_sum(hashlib.file_digest(file, "sha256"), report)
-
-
-def _check_sum(found: Any, report: IndexReport) -> None:
-    if found.hexdigest() != report.sha256:
-        raise IndexFormatError("index.faiss does not have the sum that meta.json promises")
+    for name, one in report.files.items():
+        with _opened(Path(report.path) / name, one["bytes"]) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != one["sha256"]:
+                raise IndexFormatError(f"{name} does not have the sum that meta.json promises")
 
 
 @contextmanager
-def _opened(path: Path, most: int) -> Iterator[io.BufferedReader]:
+def _opened(path: Path, most: int) -> Iterator[Any]:
     """Open a plain file of at most `most` bytes; never through a link, a pipe or a device."""
     try:
         with plain_file(path, most) as file:

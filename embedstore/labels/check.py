@@ -25,12 +25,14 @@ class LabelsReport:
     Attributes
     ----------
     source, audio_dir : str
-    files, labelled, with_genre : int
-        Files that were found; that have labels; that have a genre.
+    files, labelled, with_genre, with_year : int
+        Files that were found; that have labels; that have a genre; that have a year.
     rows, used_rows : int
         Of the source; those that mean a file.
     genres, artists, albums : dict of str to int
         Files of each, most first; albums of artists that share a title count as one.
+    years : tuple of int
+        The first and the last; empty if none is known.
     splits : dict of str to int
         Files on each side of the official split; empty without one.
     several_genres, without_artist : int
@@ -50,11 +52,13 @@ class LabelsReport:
     files: int
     labelled: int
     with_genre: int
+    with_year: int
     rows: int
     used_rows: int
     genres: dict[str, int]
     artists: dict[str, int]
     albums: dict[str, int]
+    years: tuple[int, ...]
     splits: dict[str, int]
     several_genres: int
     without_artist: int
@@ -93,6 +97,7 @@ def check_labels(source: str | Path, audio_dir: str | Path, *, columns: Columns 
     table = read_labels(source, files, columns=columns)
     tracks = list(table.by_path.values())
     genres = _counted(genre for track in tracks for genre in track.genres)
+    years = sorted(track.year for track in tracks if track.year)
     sides = Counter(track.split for track in tracks)
     report = LabelsReport(
         source=table.source,
@@ -100,11 +105,13 @@ def check_labels(source: str | Path, audio_dir: str | Path, *, columns: Columns 
         files=len(files),
         labelled=len(tracks),
         with_genre=sum(bool(track.genres) for track in tracks),
+        with_year=len(years),
         rows=table.rows,
         used_rows=table.used_rows,
         genres=genres,
         artists=_counted(artist for track in tracks for artist in track.artists),
         albums=_counted(track.album for track in tracks if track.album),
+        years=(years[0], years[-1]) if years else (),
         splits={split: sides[split] for split in SPLITS if sides[split]},
         several_genres=sum(len(track.genres) > 1 for track in tracks),
         without_artist=sum(not track.artists for track in tracks),

@@ -1,4 +1,4 @@
-"""Labels from a CSV with a header: ``path`` or ``track_id``, and any of ``genre``, ``artist``, ``album``, ``title``, ``split``.
+"""Labels from a CSV with a header: ``path`` or ``track_id``, and what is there of the other columns of `SYNONYMS`.
 
 UTF-8, with or without a byte order mark; comma, semicolon or tab. Several genres or artists in a cell stand apart by
 ``;``. A path may be absolute, relative to the audio root or to the CSV's own folder, or a bare file name that occurs
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from embedstore.errors import LabelsError
-from embedstore.labels.rows import Entry, Places, by_stem, match, read_rows, split_of
+from embedstore.labels.rows import Entry, Places, by_stem, match, read_rows, split_of, year_of
 from embedstore.labels.table import Columns, LabelTable, Problems, clean, unsafe
 from embedstore.types import AudioFile, TrackLabels
 
@@ -29,6 +29,7 @@ SYNONYMS = {
     "album": ("album_name", "album_title"),
     "title": ("track_name", "track_title"),
     "split": (),
+    "year": ("original_year", "release_year", "release_date", "album_release_date", "date_released", "date"),
 }
 # reader -> words in the first line of its data set's table
 _HEADERS = {
@@ -98,6 +99,8 @@ def _find_columns(source: str, header: Sequence[str], columns: Columns) -> dict[
             hits = [i for i, name in enumerate(plain) if name == key] or [
                 i for i, name in enumerate(plain) if name in synonyms
             ]
+            if key == "year":  # tables have several dates: the one whose name is most surely a release
+                hits = sorted(hits, key=lambda i: [key, *synonyms].index(plain[i]))[:1]
         if len(hits) > 1:
             names = " and ".join(repr(clean(header[i])) for i in hits)
             raise LabelsError(f"{source}, line 1: {names} could both be the {key}; say which column it is")
@@ -134,7 +137,10 @@ def _labels(number: int, cells: dict[str, str], problems: Problems) -> TrackLabe
     if split is None:
         problems.add("row with a split that is not train, valid or test (taken out)", f"line {number}")
     album, title = (clean(cells.get(key, "")) for key in ("album", "title"))
-    return TrackLabels(genres, artists, album, title, split=split or "")
+    year = year_of(cells.get("year", ""))
+    if year is None:
+        problems.add("row whose year cannot be read (taken out)", f"line {number}")
+    return TrackLabels(genres, artists, album, title, split=split or "", year=year or 0)
 
 
 @functools.lru_cache(maxsize=65536)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from embedstore.errors import LabelsError
-from embedstore.labels.rows import Entry, Places, by_words, match, part_options, read_rows, split_of, stem_of
+from embedstore.labels.rows import Entry, Places, by_words, match, part_options, read_rows, split_of, stem_of, year_of
 from embedstore.labels.table import Columns, DataSet, LabelTable, Problems, clean, unsafe
 from embedstore.types import AudioFile, TrackLabels
 
@@ -43,10 +43,13 @@ _COLUMNS = {
     "album": ("album", "title"),
     "title": ("track", "title"),
 }
+_DATES = (("album", "date_released"), ("track", "date_recorded"))  # the first that is there; the upload is no release
 
 
 def read_fma(source: str, files: Sequence[AudioFile], columns: Columns) -> LabelTable:  # noqa: ARG001 - the readers' common signature
     """Read ``tracks.csv``; the genre is the track's top genre, an artist without a name has a number.
+
+    The year is that of the album's release, or, where the table has none, of the recording.
 
     Raises
     ------
@@ -77,6 +80,7 @@ def _entries(source: str, wanted: Sequence[str], problems: Problems) -> Iterator
             f"{source}, line 1: this is no tracks.csv of FMA, whose first two rows name its columns; not there: {', '.join(missing)}"
         )
     where = {name: header.index(column) for name, column in _COLUMNS.items()}
+    dates = [header.index(column) for column in _DATES if column in header]
     for number, row in rows:
         if row[0] == "track_id":
             continue
@@ -93,12 +97,16 @@ def _entries(source: str, wanted: Sequence[str], problems: Problems) -> Iterator
         split = split_of(cells["split"])
         if split is None:
             problems.add("row with an unknown split (taken out)", f"line {number}")
+        years = [year_of(row[place]) for place in dates]
+        if None in years:
+            problems.add("row with a date without a year (taken out)", f"line {number}")
         labels = TrackLabels(
             (cells["genre"],) if cells["genre"] else (),
             (artist,) if artist else (),
             cells["album"],
             cells["title"],
             split=split or "",
+            year=next(filter(None, years), 0),
         )
         yield Entry(f"line {number}", labels, id=row[0].strip().lstrip("0"))
 

@@ -28,9 +28,11 @@ __all__ = [
     "read_rows",
     "split_of",
     "stem_of",
+    "year_of",
 ]
 
 _SPLITS = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid", "testing": "test"}
+_YEAR = re.compile(r"(?<!\d)(\d{4})(?:(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))?(?!\d)", re.ASCII)  # or YYYYMMDD
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _MAX_CHARS = 2**30
 _MAX_LINE = 2**24
@@ -258,6 +260,20 @@ def split_of(word: str) -> str | None:
     """
     word = word.strip().lower()
     return _SPLITS.get(word, word if word in ("", *_SPLITS.values()) else None)
+
+
+def year_of(text: str) -> int | None:
+    """Read the year of a date, in whatever order it is written; 0 if nothing or zeros are there, None if it has no year.
+
+    >>> year_of("1969-09-26"), year_of("26.9.1969"), year_of("19690926"), year_of("1969.0"), year_of("0000-00-00")
+    (1969, 1969, 1969, 1969, 0)
+    >>> year_of("yesterday"), year_of("26/9/69")
+    (None, None)
+    """
+    if not text.strip(" 0-/.:"):
+        return 0
+    found = _YEAR.search(text)
+    return int(found[1]) or None if found else None
 
 
 def plain_word(text: str) -> str:

@@ -29,6 +29,7 @@ class Columns:
     album: str | None = None
     title: str | None = None
     split: str | None = None
+    year: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,10 @@ def clean(text: str) -> str:
 def unite(*several: TrackLabels) -> TrackLabels:
     """Join descriptions of one track: all genres, all artists, the first album and title that are not empty.
 
-    A track that is said to be on two sides of a split is on none.
+    A track that is said to be on two sides of a split is on none; of several years the first is that of its first release.
 
     >>> unite(TrackLabels(("blues",), split="test"), TrackLabels(("rock", "blues"), title="Crossroads"))
-    TrackLabels(genres=('blues', 'rock'), artists=(), album='', title='Crossroads', split='test')
+    TrackLabels(genres=('blues', 'rock'), artists=(), album='', title='Crossroads', split='test', year=0)
     """
     if len(several) == 1:
         return several[0]
@@ -150,4 +151,5 @@ def unite(*several: TrackLabels) -> TrackLabels:
         next((labels.title for labels in several if labels.title), ""),
         next((labels.source for labels in several if labels.source), ""),
         splits.pop() if len(splits) == 1 else "",
+        min((labels.year for labels in several if labels.year), default=0),
     )

@@ -1,4 +1,4 @@
-"""Labels from the tags inside the files: genre, artist, album and title, as far as mutagen knows the container."""
+"""Labels from the tags inside the files: genre, artist, album, title and year, as far as mutagen knows the container."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from embedstore.audio import Decoder
 from embedstore.errors import AudioError
 from embedstore.labels.csvfile import names_in
+from embedstore.labels.rows import year_of
 from embedstore.labels.table import Columns, LabelTable, Problems, clean
 from embedstore.registry import require
 from embedstore.types import AudioFile, TrackLabels
@@ -52,4 +53,7 @@ def tags_of(files: Iterable[AudioFile], problems: Problems) -> Iterator[tuple[Au
                 continue
             genres, artists = (names_in(";".join(tags.get(key, ()))) for key in ("genre", "artist"))
             album, title = (clean(" / ".join(tags.get(key, ()))) for key in ("album", "title"))
-            yield file, TrackLabels(genres, artists, album, title)
+            years = [year_of(text) for text in tags.get("year", ())]
+            if None in years:
+                problems.add("file whose tags have a date without a year", clean(file.path))
+            yield file, TrackLabels(genres, artists, album, title, year=min(filter(None, years), default=0))

@@ -112,7 +112,7 @@ def plain_file(path: Path, most: int = LARGEST) -> Iterator[io.BufferedReader]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[int]:
+def whole_file(path: Path, mode: int = 0o666) -> Iterator[int]:
     """Open a new file under a temporary name; when the block ends, make it durable, and only then give it its name.
 
     Yields
@@ -127,7 +127,7 @@ def whole_file(path: Path) -> Iterator[int]:
     """
     temporary = f"{path}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
             yield handle
             os.fsync(handle)
@@ -141,15 +141,15 @@ def whole_file(path: Path) -> Iterator[int]:
     sync_folder(path.parent)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a whole file: it appears with all of `data`, or not at all.
+def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a whole file: it appears with all of `data`, or not at all; `mode` without the user's mask are its rights.
 
     Raises
     ------
     OSError
         Nothing is left behind.
     """
-    with whole_file(path) as handle:
+    with whole_file(path, mode) as handle:
         view = memoryview(data)
         while view:
             view = view[os.write(handle, view) :]

@@ -207,7 +207,10 @@ def read_labels(data: Any) -> TrackLabels:
     split = take(data, "split", str) if "split" in data else ""
     if split and split not in SPLITS:
         raise StoreFormatError(f"'split' should be {', '.join(SPLITS)}; found {split!r:.80}")
-    return TrackLabels(_texts(data, "genres"), _texts(data, "artists"), album, title, source, split)
+    year = take(data, "year", int, least=1) if "year" in data else 0
+    if year > 9999:
+        raise StoreFormatError(f"'year' should be an int from 1 to 9999; found {year}")
+    return TrackLabels(_texts(data, "genres"), _texts(data, "artists"), album, title, source, split, year)
 
 
 def row_record(row: Row) -> dict[str, Any]:

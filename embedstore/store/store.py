@@ -31,6 +31,7 @@ from embedstore.types import (
     Keys,
     Layer,
     LayerMatrix,
+    Mix,
     Track,
     TrackLabels,
     Windowing,
@@ -300,6 +301,10 @@ class EmbeddingStore:
         ParameterError
             Several tracks have a file of that name.
         """
+        return self.find(query) or self._track_by_name(query)
+
+    def find(self, query: str) -> Track | None:
+        """Find one track by its id, or the absolute or relative path of one of its files; None if there is none."""
         key = key_from_id(query)
         found = set() if key is None else {key}
         for path in (query, os.path.abspath(query)):
@@ -307,7 +312,7 @@ class EmbeddingStore:
             found |= {row[0] for row in self.catalog.select("SELECT key FROM files WHERE path = ?", (encoded,))}
             if tracks := [track for one in found for track in self._tracks("WHERE key = ?", (one,))]:
                 return tracks[0]
-        return self._track_by_name(query)
+        return None
 
     def _track_by_name(self, query: str) -> Track:
         below: dict[str, set[int]] = {}
@@ -335,6 +340,16 @@ class EmbeddingStore:
         """Give the labels of every track by its key; those of an unlabelled track are empty."""
         found = self.catalog.select(f"SELECT key, labels FROM tracks WHERE {VISIBLE} ORDER BY shard, row")  # noqa: S608 - a constant
         return {key: TrackLabels.from_dict(json.loads(labels)) for key, labels in found}
+
+    def catalogue(self) -> Iterator[tuple[int, float, str, list[tuple[str, str]]]]:
+        """Give each track's key, seconds, labels (JSON that `TrackLabels.from_dict` takes) and files, by rising key.
+
+        Of a file: its absolute path, and its path below the root.
+        """
+        sql = "SELECT key, seconds, labels, path, below FROM tracks JOIN files USING (key) ORDER BY key, files.id"
+        for (key, seconds, labels), group in groupby(self.catalog.select(sql), itemgetter(0, 1, 2)):
+            files = [(os.fsdecode(path), os.fsdecode(path[below:])) for *_, path, below in group]
+            yield key, seconds, labels, files
 
     def files(self) -> dict[str, FileState]:
         """Give the state of every file that holds a stored track, by absolute path."""
@@ -380,13 +395,13 @@ class EmbeddingStore:
         covered = [place for place, shard in rows.table.items() if known.issuperset(shard.origins)]
         return rows.keys[np.isin(rows.shards, covered)]
 
-    def layer(self, which: int | str | None = None) -> LayerMatrix:
+    def layer(self, which: int | str | Mix | None = None) -> LayerMatrix:
         """Read one layer of all tracks.
 
         Parameters
         ----------
-        which : int or str, optional
-            Number or name of a layer, or ``"mean"`` for the mean over all layers; default: the encoder's choice.
+        which : int, str or Mix, optional
+            Number or name of a layer, ``"mean"`` for the mean over all layers, or a sum of them; default: the encoder's choice.
 
         Returns
         -------
@@ -408,7 +423,7 @@ class EmbeddingStore:
         except TrackNotFoundError:  # some were removed meanwhile
             return self.layer(which)
 
-    def iter_layer(self, which: int | str | None = None, batch: int = 4096) -> Iterator[LayerMatrix]:
+    def iter_layer(self, which: int | str | Mix | None = None, batch: int = 4096) -> Iterator[LayerMatrix]:
         """Read one layer in pieces of up to `batch` rows, in the order of `keys`; as `layer` otherwise."""
         if batch < 1:
             raise ParameterError(f"a batch has at least 1 row; got {batch}")
@@ -417,7 +432,7 @@ class EmbeddingStore:
         n = len(rows.keys)
         return (self._matrix(rows, np.arange(i, min(i + batch, n)), which) for i in range(0, n, batch))
 
-    def vectors(self, keys: Keys, which: int | str | None = None) -> Floats:
+    def vectors(self, keys: Keys, which: int | str | Mix | None = None) -> Floats:
         """Read one layer of some tracks.
 
         Parameters
@@ -448,7 +463,7 @@ class EmbeddingStore:
         """Count the stored windows of all tracks."""
         return int(self.catalog.select(f"SELECT total(windows) FROM tracks WHERE {VISIBLE}")[0][0])  # noqa: S608 - a constant
 
-    def windows(self, which: int | str | None = None, keys: Keys | None = None) -> WindowMatrix:
+    def windows(self, which: int | str | Mix | None = None, keys: Keys | None = None) -> WindowMatrix:
         """Read one layer of the windows of some tracks.
 
         Parameters
@@ -474,7 +489,7 @@ class EmbeddingStore:
         joined = (np.concatenate([getattr(piece, column) for piece in pieces]) for column in (*columns, "values"))
         return WindowMatrix(number, name, *joined)
 
-    def iter_windows(self, which: int | str | None = None, keys: Keys | None = None) -> Iterator[WindowMatrix]:
+    def iter_windows(self, which: int | str | Mix | None = None, keys: Keys | None = None) -> Iterator[WindowMatrix]:
         """Read the same track by track, in memory for the tracks of one shard; as `windows` otherwise."""
         if self.spec.windowing is None:
             raise StoreError(f"the store {self.path} keeps no windows; build a new one with --keep-windows")
@@ -484,7 +499,7 @@ class EmbeddingStore:
         return self._iter_windows(rows, chosen, which, self.spec.windowing)
 
     def _iter_windows(
-        self, rows: _Rows, chosen: NDArray[np.int64], which: int | str | None, windowing: Windowing
+        self, rows: _Rows, chosen: NDArray[np.int64], which: int | str | Mix | None, windowing: Windowing
     ) -> Iterator[WindowMatrix]:
         number, name, layers = self._which(which)
         rate = self.card.sample_rate
@@ -500,11 +515,18 @@ class EmbeddingStore:
             seconds = dict(self.catalog.select(sql, (json.dumps(keys.tolist()),)))
             for place, key in enumerate(keys.tolist()):
                 frames = blocks[0][0][place].astype(np.int64)
-                values = np.stack([block[place] for _, block in blocks]).mean(axis=0, dtype=np.float32)
+                heard = [block[place] for _, block in blocks]
+                values = which(heard) if isinstance(which, Mix) else np.stack(heard).mean(axis=0, dtype=np.float32)
                 spans = window_spans(round(seconds[key] * rate), windowing, len(frames)) / rate
                 yield WindowMatrix(number, name, np.full(len(frames), key), spans[:, 0], spans[:, 1], frames, values)
 
-    def _which(self, which: int | str | None) -> tuple[int, str, tuple[Layer, ...]]:
+    def _which(self, which: int | str | Mix | None) -> tuple[int, str, tuple[Layer, ...]]:
+        if isinstance(which, Mix):
+            if [which.scales.shape[1]] * len(which.scales) != [layer.dim for layer in self.card.layers]:
+                raise ParameterError(
+                    f"{which!r} does not fit the {len(self.card.layers)} layers of the store {self.path}"
+                )
+            return -1, f"mix {which.name}", self.card.layers
         if which != "mean":
             layer = self.card.layer(self.card.default_layer if which is None else which)
             return layer.number, layer.name, (layer,)
@@ -513,7 +535,7 @@ class EmbeddingStore:
             raise ParameterError(f"layers of different widths have no mean ({widths}); choose one layer")
         return -1, "mean", self.card.layers
 
-    def _matrix(self, rows: _Rows, chosen: NDArray[np.int64], which: int | str | None) -> LayerMatrix:
+    def _matrix(self, rows: _Rows, chosen: NDArray[np.int64], which: int | str | Mix | None) -> LayerMatrix:
         number, name, layers = self._which(which)
         out = np.empty((len(chosen), layers[0].dim), np.float32)
         shards = rows.shards[chosen]
@@ -523,7 +545,9 @@ class EmbeddingStore:
             there, source = consecutive(part), chosen[part]
             try:
                 blocks = read_rows(self.path, shard, layers, rows.places[source], rows.keys[source])
-                if len(layers) > 1:
+                if isinstance(which, Mix):
+                    out[there] = which(blocks)
+                elif len(layers) > 1:
                     out[there] = sum(blocks, np.float32(0)) / np.float32(len(layers))
                 else:
                     (block,) = blocks

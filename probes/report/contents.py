@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from embedstore.errors import ParameterError
 from embedstore.terminal import printable
 from probes.report.parts import Column, Facts, Figure, Section, Table, Words, shown, title_of
-from probes.report.words import basis, facts, kind, row_name, sentences, size_of, times
+from probes.report.words import basis, facts, kind, row_name, search_sentences, sentences, size_of, times
 from probes.results import Comparison, Interval, LayerResult, ProbeReport, Score, Study
 
 if TYPE_CHECKING:
     from probes.audit import AuditReport
+    from probes.retrieval import SearchReport
 
 __all__ = ["Contents", "Found"]
 
@@ -25,7 +26,7 @@ _ALIKE = {
     "near-duplicate": "that may be one recording",
 }
 
-Found: TypeAlias = "ProbeReport | Study | AuditReport | Sequence[ProbeReport]"
+Found: TypeAlias = "ProbeReport | Study | AuditReport | SearchReport | Sequence[ProbeReport]"
 
 PER_CLASS = {"macro_f1": "F1", "map": "average precision"}
 
@@ -40,26 +41,30 @@ class Contents:
     comparisons : tuple of Comparison
         Between the reports.
     audit : AuditReport or None
+    search : SearchReport or None
     """
 
     reports: tuple[ProbeReport, ...]
     comparisons: tuple[Comparison, ...] = ()
     audit: AuditReport | None = None
+    search: SearchReport | None = None
 
     @classmethod
-    def of(cls, found: Found, audit: AuditReport | None = None) -> Contents:
-        """Take one report, several, or an audit alone."""
+    def of(cls, found: Found, audit: AuditReport | None = None, search: SearchReport | None = None) -> Contents:
+        """Take one report, several, or an audit or an evaluation of search alone."""
         if isinstance(found, Study):
-            return cls(found.reports, found.comparisons, audit)
+            return cls(found.reports, found.comparisons, audit, search)
         if isinstance(found, ProbeReport):
-            return cls((found,), audit=audit)
+            return cls((found,), (), audit, search)
         if isinstance(found, Sequence):
-            return cls(tuple(found), audit=audit)
-        if not hasattr(found, "groupings"):
-            raise ParameterError(
-                f"a report is a ProbeReport, a Study, a sequence of them, or an AuditReport; got {found!r}"
-            )
-        return cls((), audit=found)
+            return cls(tuple(found), (), audit, search)
+        if hasattr(found, "groupings"):
+            return cls((), audit=cast("AuditReport", found))
+        if hasattr(found, "effects"):
+            return cls((), search=found)
+        raise ParameterError(
+            f"a report is a ProbeReport, a Study, a sequence of them, an AuditReport or a SearchReport; got {found!r}"
+        )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -74,11 +79,13 @@ class Contents:
     @property
     def title(self) -> str:
         """Say what was asked."""
-        found: Sequence[ProbeReport | AuditReport] = self.reports or ([self.audit] if self.audit else [])
+        found: list[Any] = [*self.reports] or [one for one in (self.audit, self.search) if one]
         encoders = dict.fromkeys(printable(one.source.get("encoder", "")) for one in found)
         of = " and ".join(name for name in encoders if name)
         of = f" of {of}" * bool(of)
-        return f"What each layer{of} knows about {kind(self.reports[0])}s" if self.reports else f"Leak audit{of}"
+        if self.reports:
+            return f"What each layer{of} knows about {kind(self.reports[0])}s"
+        return f"{'Leak audit' if self.audit else 'Search quality'}{of}"
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
@@ -91,6 +98,7 @@ class Contents:
             ("confusion", "Confusion matrix", self._confusion),
             ("curve", "Learning curve", self._curve),
             ("audit", "Leak audit", self._audit),
+            ("search", "Search quality", self._search),
             ("weights", "Learned layer weights", self._weights),
             ("quality", "Layers without training", self._quality),
             ("made", "How this was made", self._made),
@@ -272,6 +280,23 @@ class Contents:
             heads = (Column("kind", "same"), Column("first", "one track"), Column("second", "and another"))
             yield Table("audit-pairs", "Tracks that ungrouped folds put on both sides", heads, examples)
 
+    def _search(self) -> Iterator[Table | Figure | Words]:
+        search = self.search
+        if not search:
+            return
+        yield Words(tuple(search_sentences(search)))
+        said = "mAP of each layer, without the query's own artist" if search.genres else "Triplets agreed with"
+        yield Figure("search", "search", said, f"{said}; the numbers stand in the table below", (), (), search=search)
+        yield search_table(search)
+        if search.effects:
+            yield transform_table(search)
+        if search.comparisons:
+            yield comparison_table(search.comparisons, "The best against the other layers", "search-comparisons")
+        if search.genres:
+            columns = (Column("genre", "genre"), *(Column(one.title, one.title, "value") for one in search.results))
+            rows = tuple((name, *(one.per_genre.get(name) for one in search.results)) for name in search.genres)
+            yield Table("search-by-genre", "mAP of each genre's queries, without own artist", columns, rows, heat=True)
+
     def _weights(self) -> Iterator[Table | Figure]:
         for report, name, title, end in self.each():
             weighted = [result for result in report.results if result.weights]
@@ -319,6 +344,9 @@ class Contents:
         if self.audit:
             known = dict(self.audit.source) | {"probe": self.audit.probe, "tracks": self.audit.n_tracks}
             yield Facts("Leak audit", tuple(facts(known | dict(self.audit.protocol))))
+        if self.search:
+            known = {"command": self.search.command} | dict(self.search.source) | dict(self.search.protocol)
+            yield Facts("Search quality", tuple(facts(known | {"versions": self.search.versions})))
 
 
 def _layer_columns(results: Sequence[LayerResult]) -> tuple[Column, ...]:
@@ -349,6 +377,61 @@ def layer_table(report: ProbeReport, title: str = "", end: str = "") -> Table:
         rows.append(("-", title_of(name), _of_baseline(name, score), *rest, None, "baseline"))
     marked = (best, len(report.results)) if len(report.results) > 1 else ()
     return Table(f"layers{end}", f"Layers and baselines{title}", columns, tuple(rows), marked=marked)
+
+
+def search_table(search: SearchReport) -> Table:
+    """Set layers and transforms, and what chance would give, in one table."""
+    names = tuple(search.chance.get("filtered", ()))
+    columns = (
+        Column("layer", "layer"),
+        Column("name", "name", wide=True),
+        Column("transform", "transform"),
+        *(
+            Column(name, f"{title_of(name)}{' [95 %]' * (name == 'map')}", "score" if name == "map" else "value")
+            for name in names
+        ),
+        *(Column(f"{name}_unfiltered", f"{title_of(name)} with artist", "value", wide=name != "map") for name in names),
+        *(Column(f"{name}_gap", "gap [95 %]", "difference", wide=name != "map") for name in names),
+        Column("triplets", "triplets [95 %]", "score"),
+        Column("skewness", "hub skewness", "number"),
+        Column("anti_hubs", "never found", "value"),
+        Column("hub", "largest hub", wide=True),
+        Column("hub_count", "is found by", "count", wide=True),
+    )
+    rows: list[tuple[Any, ...]] = [
+        (
+            str(one.layer),
+            one.name,
+            one.transform,
+            *(part[name] for part in (one.filtered, one.unfiltered, one.gap) for name in names),
+            one.triplets,
+            one.hubness.skewness,
+            one.hubness.anti_hubs,
+            one.hubness.track,
+            one.hubness.largest,
+        )
+        for one in search.results
+    ]
+    given = [search.chance[kind][name] for kind in ("filtered", "unfiltered") for name in names]
+    half = 0.5 if any(one.triplets for one in search.results) else None
+    rows.append(("chance", "", "", *given, *[None] * len(names), half, None, None, "", None))
+    if names:
+        by_artist = search.chance["by_artist"]["map"]
+        rows.append(("chance, by artist", "", "", by_artist, *[None] * (3 * len(names) + 2), "", None))
+    best = tuple(place for place, one in enumerate(search.results) if one.title == search.best)
+    return Table("search", "Search quality", columns, tuple(rows), marked=best)
+
+
+def transform_table(search: SearchReport) -> Table:
+    """Set what each transform changes in one table: a row for each layer and transform, a test for each measure."""
+    columns = [Column("space", "layer and transform"), Column("against", "against")]
+    for name in search.effects:
+        columns += [Column(name, f"{title_of(name)} [95 %]", "difference"), Column(f"{name}_p", "p (Holm)", "p")]
+    rows = tuple(
+        (row[0].first, row[0].second, *(cell for one in row for cell in (one.difference, one.p_holm)))
+        for row in zip(*search.effects.values(), strict=True)
+    )
+    return Table("search-transforms", "What transforms change, without own artist", tuple(columns), rows)
 
 
 def _layer_title(result: LayerResult) -> str:

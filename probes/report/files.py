@@ -17,6 +17,7 @@ from probes.results import Study
 
 if TYPE_CHECKING:
     from probes.audit import AuditReport
+    from probes.retrieval import SearchReport
 
 __all__ = ["make_folder", "write_report"]
 
@@ -57,6 +58,7 @@ def write_report(
     folder: str | Path,
     *,
     audit: AuditReport | None = None,
+    search: SearchReport | None = None,
 ) -> list[Path]:
     """Write report.html, report.md and report.json, tables as CSV and LaTeX, plots as PNG and SVG.
 
@@ -65,11 +67,12 @@ def write_report(
 
     Parameters
     ----------
-    found : ProbeReport, Study, sequence of ProbeReport, or AuditReport
+    found : ProbeReport, Study, sequence of ProbeReport, AuditReport, or SearchReport
         Several stand side by side; their own tables and plots end with -1, -2 ...
     folder : path
         Made if it is not there.
     audit : AuditReport, optional
+    search : SearchReport, optional
 
     Returns
     -------
@@ -81,7 +84,7 @@ def write_report(
     ParameterError
         The folder cannot be made or written to.
     """
-    folder, contents = make_folder(folder), Contents.of(found, audit)
+    folder, contents = make_folder(folder), Contents.of(found, audit, search)
     texts = {folder / "report.html": page_of(contents), folder / "report.md": markdown_report(contents)}
     for table in contents.tables:
         texts[folder / "tables" / f"{table.name}.csv"] = csv_of(table)
@@ -120,9 +123,10 @@ def _earlier(folder: Path) -> list[str]:
 
 def _document(contents: Contents) -> dict[str, Any]:
     """Make one report itself, or several and what stands between them."""
-    audit = contents.audit.to_dict() if contents.audit else {}
+    beside = {"audit": contents.audit, "search": contents.search}
+    added = {name: one.to_dict() for name, one in beside.items() if one}
     if not contents.reports:
-        return audit
+        return next(iter(added.values()))
     single = len(contents.reports) == 1 and not contents.comparisons
     found = contents.reports[0] if single else Study(reports=contents.reports, comparisons=contents.comparisons)
-    return found.to_dict() | ({"audit": audit} if audit else {})
+    return found.to_dict() | added

@@ -13,6 +13,7 @@ __all__ = ["Column", "Facts", "Figure", "Section", "Table", "Words", "shorten", 
 _TITLES = {
     "macro_f1": "macro-F1",
     "map": "mAP",
+    "r_precision": "R-precision",
     "roc_auc": "ROC-AUC",
     "mfcc": "MFCC",
     "logme": "LogME",
@@ -85,6 +86,7 @@ class Figure:
     on_page : bool
         False: a shaded table stands in its place on the page.
     audit : AuditReport, optional
+    search : SearchReport, optional
     """
 
     name: str
@@ -95,6 +97,7 @@ class Figure:
     names: tuple[str, ...]
     on_page: bool = True
     audit: Any = None
+    search: Any = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def title_of(name: str) -> str:
     >>> title_of("macro_f1"), title_of("balanced_accuracy")
     ('macro-F1', 'balanced accuracy')
     """
-    return _TITLES.get(name, printable(name.replace("_", " ")))
+    return _TITLES.get(name, printable(name.replace("precision_at_", "P@").replace("_", " ")))
 
 
 def shorten(text: object, most: int = 28) -> str:

@@ -255,6 +255,35 @@ def _audit(figure: Figure) -> Canvas:
     return canvas
 
 
+def _search(figure: Figure) -> Canvas:
+    """Draw the main score of each layer under each transform, and of the first with the query's own artist, too."""
+    search = figure.search
+    names = list(dict.fromkeys(str(one.layer) for one in search.results))
+    canvas, axes = _axes(max(5.8, 0.5 * len(names) + 2), 3.9)
+    transforms = search.protocol["transforms"]
+    for number, kind in enumerate(transforms):
+        some = [one for one in search.results if one.transform == kind]
+        shift = 0.6 * (number - (len(transforms) - 1) / 2) / len(transforms)
+        scores = [one.filtered["map"] if one.filtered else one.triplets for one in some]
+        _points(axes, [names.index(str(one.layer)) + shift for one in some], scores, number, f"transform: {kind}")
+        if not number and search.genres:
+            look: dict[str, Any] = {"color": GREY, "marker": "_", "ms": 9, "ls": "none"}
+            x = [names.index(str(one.layer)) + shift for one in some]
+            axes.plot(x, [one.unfiltered["map"].value for one in some], label=f"{kind}, own artist included", **look)
+    chance = search.chance["filtered"]["map"] if search.genres else 0.5
+    axes.axhline(chance, color=GREY, ls="--", lw=1.3, label=f"chance: {chance:.3f}")
+    if search.genres:
+        by_artist = search.chance["by_artist"]["map"]
+        axes.axhline(by_artist, color=GREY, ls=":", lw=1.3, label=f"chance, by artist: {by_artist:.3f}")
+    measure = "mAP" if search.genres else "share of triplets"
+    axes.set_xticks(range(len(names)), names)
+    axes.set(xlabel="layer", ylabel=f"{measure} (95 % interval)", ylim=(0, None), xlim=(-0.6, len(names) - 0.4))
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="y")
+    _legend(canvas)
+    return canvas
+
+
 def _weights(figure: Figure) -> Canvas:
     """Draw the learned weight of each layer; the bar is its deviation over folds and seeds."""
     weighted = [result for result in figure.reports[0].results if result.weights]
@@ -316,6 +345,7 @@ _DRAWN: dict[str, Callable[[Figure], Canvas]] = {
     "classes": _classes,
     "curve": _curve,
     "audit": _audit,
+    "search": _search,
     "weights": _weights,
     "confusion": _confusion,
     "cka": _cka,

@@ -15,6 +15,7 @@ from probes.report.words import basis, sentences
 
 if TYPE_CHECKING:
     from probes.audit import AuditReport
+    from probes.retrieval import SearchReport
 
 __all__ = ["print_report"]
 
@@ -26,18 +27,20 @@ def print_report(
     files: Sequence[Path] = (),
     *,
     audit: AuditReport | None = None,
+    search: SearchReport | None = None,
 ) -> None:
     """Print tables and notes on stdout, and which files were written.
 
     Parameters
     ----------
-    found : ProbeReport, Study, sequence of ProbeReport, or AuditReport
+    found : ProbeReport, Study, sequence of ProbeReport, AuditReport, or SearchReport
         Several stand side by side.
     files : sequence of Path
         What `write_report` wrote.
     audit : AuditReport, optional
+    search : SearchReport, optional
     """
-    contents = Contents.of(found, audit)
+    contents = Contents.of(found, audit, search)
     for report, _, title, end in contents.each():
         _show(layer_table(report), f"{report.probe} probe{title}: {basis(report)}")
         for table in contents.tables:
@@ -45,12 +48,21 @@ def print_report(
                 _show(table)
         _say([f"- {line}" for line in sentences(report)])
     for table in contents.tables:
-        if table.name in ("side-by-side", "audit") or (contents.comparisons and table.name == "comparisons"):
+        if table.name in ("side-by-side", "audit", "search", "search-transforms") or (
+            contents.comparisons and table.name == "comparisons"
+        ):
             _show(table)
         elif table.name == "audit-pairs":  # a few of each kind; the files have more
             few = [list(islice(rows, _PAIRS)) for _, rows in groupby(table.rows, key=lambda row: row[0])]
             _show(replace(table, rows=tuple(chain.from_iterable(few))))
-    _say([f"- {line}" for section in contents.sections if section.anchor == "audit" for line in _lines(section)])
+    _say(
+        [
+            f"- {line}"
+            for section in contents.sections
+            if section.anchor in ("audit", "search")
+            for line in _lines(section)
+        ]
+    )
     _say(_written(files))
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedstore.terminal import printable
 from probes.report.parts import shown, title_of
 from probes.results import CurvePoint, LayerResult, ProbeReport
 
-__all__ = ["basis", "facts", "kind", "row_name", "sentences", "size_of", "times"]
+if TYPE_CHECKING:
+    from probes.retrieval import SearchReport
+
+__all__ = ["basis", "facts", "kind", "row_name", "search_sentences", "sentences", "size_of", "times"]
 
 _SPLITS = {"loo": "each group left out once", "lab": "the lab's random split"}
 _FROM_STORES = {"mfcc": "MFCC statistics", "random_weights": "the same network with random weights"}
@@ -100,6 +103,48 @@ def sentences(report: ProbeReport) -> Iterator[str]:
     if missing:
         yield f"baselines not given: {', '.join(missing)}; `embedstore baselines` builds them"
     yield from report.notes
+
+
+def search_sentences(search: SearchReport) -> Iterator[str]:
+    """Say what an evaluation of search rests on and found, and how far to trust it."""
+    p = search.protocol
+    if search.genres:
+        yield (
+            f"{search.n_queries:,} queries among {search.n_tracks:,} tracks of {len(search.genres)} genres by {p['artists']:,} "
+            "artists; a track of the query's genre is a hit"
+        )
+        apart = search.chance["unfiltered"]["map"] - search.chance["filtered"]["map"]
+        yield (
+            "tracks of the query's own artist are left out; the gap is how much better a search looks with them, "
+            f"{apart:+.3f} of it by chance, as there are more hits"
+        )
+        yield (
+            f"chance: mAP {search.chance['filtered']['map']:.3f} by tracks in random order, but about "
+            f"{search.chance['by_artist']['map']:.3f} by whole artists in random order, as an artist's tracks stand together"
+        )
+    if "triplets" in p:
+        yield f"{p['triplets']:,} judgements that one track is nearer than another, by {p['triplet_groups']:,} anchors or sets"
+    if search.comparisons:
+        tested = "(paired test, Holm, 5 %)"
+        others = ", ".join(search.indistinct)
+        told = (
+            f"not distinguishable from it: {others} {tested}" if others else f"each other is distinguishable {tested}"
+        )
+        yield f"best: {search.best}, picked on these very tracks, so its score is optimistic; {told}"
+    for name in p["transforms"][1:]:
+        for measure, effects in search.effects.items():
+            some = [one for one in effects if one.first.endswith(f", {name}")]
+            sure = [one.difference.value for one in some if one.p_holm <= 0.05]
+            up, down = sum(value > 0 for value in sure), sum(value < 0 for value in sure)
+            ends = " to ".join(dict.fromkeys(f"{end(one.difference.value for one in some):+.3f}" for end in (min, max)))
+            told = f"better beyond chance in {up}, worse in {down} of {len(some)} layers (Holm, 5 %)"
+            yield f"{name} against {p['transforms'][0]}: {title_of(measure)} {ends}; {told}"
+    if p["transforms"] != ["none"]:
+        yield f"transforms are fitted on {p['transforms_fitted_on']}"
+    hub = max(search.results, key=lambda one: one.hubness.largest)
+    yield f"largest hub: {printable(hub.hubness.track)}, among the {hub.hubness.k} nearest of {hub.hubness.largest} ({hub.title})"
+    yield (f"intervals: {p['interval']}, {p['resamples']:,} resamples; they tell of other queries in the same library")
+    yield from search.notes
 
 
 def _indistinct(report: ProbeReport) -> Iterator[str]:

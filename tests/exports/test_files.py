@@ -18,7 +18,7 @@ from embedstore.errors import MissingDependencyError, ParameterError, StoreError
 from embedstore.types import AudioFile, TrackLabels
 
 KEYS = [1000 + i for i in range(600)]
-ODD = TrackLabels(("rock", "folk; country"), ('The "A" & B',), "", "nul \0 line \n é", "", "test")
+ODD = TrackLabels(("rock", "folk; country"), ('The "A" & B',), "", "nul \0 line \n é", "", "test", 1969)
 READABLE = 'import h5py, sys; f = h5py.File(sys.argv[1]); print(f["path"].asstr()[3], f["layer_01"][3, 0], "embedstore" in sys.modules)'
 
 
@@ -65,6 +65,7 @@ def test_h5_holds_the_store_bit_for_bit(store):
         assert json.loads(text["artists"][600]) == list(ODD.artists)
         assert text["title"][600] == "nul \\x00 line \n é"
         assert file["split"].asstr()[599:].tolist() == ["", "test"]
+        assert file["year"][599:].tolist() == [0, 1969]
         assert file.attrs["embedstore_version"] == embedstore.__version__
         assert file.attrs["embedstore_fingerprint"] == store.fingerprint
         assert file.attrs["embedstore_licence"] == "CC0-1.0"
@@ -117,6 +118,7 @@ def test_pandas_reads_the_parquet(store):
     odd = frame.iloc[600]
     assert (odd.path, list(odd.genres), list(odd.artists)) == (r"/music/caf\udce9.mp3", [*ODD.genres], [*ODD.artists])
     assert (row.split, odd.split) == ("", "test")
+    assert (row.year, odd.year) == (0, 1969)
     file = parquet.ParquetFile("music.parquet")
     assert file.num_row_groups == 3
     assert str(file.schema_arrow.field("layer_01").type) == "fixed_size_list<element: float>[8]"

@@ -12,6 +12,7 @@ import store_material as m
 from embedstore import EmbeddingStore, export
 from embedstore.errors import EncoderMismatchError, ParameterError, StoreError
 from embedstore.index.exact import ExactIndex
+from embedstore.index.rows import Rows
 from embedstore.types import LayerEmbeddings, TrackLabels
 
 pymilvus = pytest.importorskip("pymilvus")
@@ -41,7 +42,7 @@ def test_search_there_is_search_here(store, client):
     assert (report.rows, report.deleted, report.collection) == (600, 0, NAME)
     assert (report.layers, report.target) == (("layer_01",), os.path.abspath("music.db"))
     queries = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
-    expected = ExactIndex.build(store.layer(1)).search(queries, 10)
+    expected = ExactIndex(Rows.of(store.layer(1))).search(queries, 10)
     found = client.search(NAME, data=list(queries), limit=10, output_fields=["path"])
     for hits, keys, scores in zip(found, expected.keys, expected.scores, strict=True):
         assert [hit["key"] for hit in hits] == keys.tolist()
@@ -73,7 +74,7 @@ def test_a_server_is_reached_by_its_address(store, client, monkeypatch):
 def test_a_collection_is_brought_up_to_date(store, client):
     """Exporting again adds what is new, writes what has changed and deletes what is gone; other vectors stay apart."""
     export(store, "music.db", layers=["1"])
-    long = TrackLabels(("a", "b"), tuple(f"artist {i}" for i in range(5000)), "é" * 70_000, "nul \0", "", "test")
+    long = TrackLabels(("a", "b"), tuple(f"artist {i}" for i in range(5000)), "é" * 70_000, "nul \0", "", "test", 1969)
     with store.writer() as writer:
         writer.forget(m.file(7).full_path)
         writer.label(1008, long)
@@ -81,10 +82,11 @@ def test_a_collection_is_brought_up_to_date(store, client):
         writer.add(m.track(600), m.file_hash(600), LayerEmbeddings(zeros, 1))
     report = export(store, "music.db")
     assert (report.rows, report.deleted) == (600, 1)
-    rows = stored(client, "vector", "track_id", "genres", "artists", "album", "title", "split", "seconds")
+    rows = stored(client, "vector", "track_id", "genres", "artists", "album", "title", "split", "seconds", "year")
     assert sorted(rows) == [1000 + i for i in range(601) if i != 7]
     assert (rows[1008]["genres"], rows[1008]["title"]) == (["a", "b"], "nul \\x00")
     assert (rows[1008]["split"], rows[1009]["split"]) == ("test", "")
+    assert (rows[1008]["year"], rows[1009]["year"]) == (1969, 0)
     assert (len(rows[1008]["artists"]), rows[1008]["album"]) == (4096, "é" * 32_767)
     assert (rows[1009]["genres"], rows[1009]["artists"], rows[1009]["seconds"]) == (["genre 0"], ["artist 4"], 39.0)
     assert rows[1009]["track_id"] == f"{1009:016x}"
@@ -94,20 +96,20 @@ def test_a_collection_is_brought_up_to_date(store, client):
 
 @pytest.mark.slow
 def test_a_collection_of_an_earlier_version_goes_on(store, client, monkeypatch):
-    """It has no field for the split: the others are brought up to date."""
+    """It has no field for the split or the year: the others are brought up to date."""
     add = pymilvus.CollectionSchema.add_field
     with monkeypatch.context() as patch:
         patch.setattr(
             pymilvus.CollectionSchema,
             "add_field",
-            lambda self, name, *a, **k: name == "split" or add(self, name, *a, **k),
+            lambda self, name, *a, **k: name in ("split", "year") or add(self, name, *a, **k),
         )
         export(store, "music.db")
     with store.writer() as writer:
-        writer.label(1008, TrackLabels(("new",), split="test"))
+        writer.label(1008, TrackLabels(("new",), split="test", year=1969))
     assert export(store, "music.db").rows == 600
     (row,) = client.query(NAME, filter="key == 1008", output_fields=["*"])
-    assert (row["genres"], "split" in row) == (["new"], False)
+    assert (row["genres"], {"split", "year"} & set(row)) == (["new"], set())
 
 
 @pytest.mark.slow

@@ -2,41 +2,77 @@
 
 from __future__ import annotations
 
-import io
-import os
+import ctypes
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from embedstore.errors import IndexFormatError
-from embedstore.index import BUILTIN
-from embedstore.index.base import unit
+from embedstore.errors import IndexFormatError, MissingDependencyError, ParameterError, UnknownNameError
+from embedstore.index import Goal, Rows, unit
 from embedstore.index.exact import ExactIndex
-from embedstore.registry import resolve
+from embedstore.index.saved import BUILTIN, kind_class
+from embedstore.index.tune import choose, tuned
 from embedstore.testing import check_index
-from embedstore.types import LayerMatrix, Neighbors
+from embedstore.types import Neighbors
+
+CPU = [name for name in BUILTIN if not name.startswith("gpu-")]
+GPU = [name for name in BUILTIN if name.startswith("gpu-")]
+FACTORY = "PCA16,IVF8,SQ6"
+Make = Callable[..., Any]
 
 
-@pytest.fixture(params=BUILTIN)
-def kind(request: pytest.FixtureRequest) -> Any:
-    return resolve("indexes", BUILTIN, request.param)
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Build an index, each in a folder of its own."""
+
+    def build(kind: str, rows: Rows, goal: Goal | None = None, seed: int = 0) -> Any:
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        index = kind_class(kind).build(rows, folder, goal=goal or Goal(), seed=seed)
+        index.at = folder
+        return index
+
+    return build
 
 
-def matrix_of(values: Any) -> LayerMatrix:
+def rows_of(values: Any) -> Rows:
     values = np.asarray(values, np.float32)
-    return LayerMatrix(0, "layer 0", np.arange(100, 100 + len(values)), values)
+    return Rows(np.arange(100, 100 + len(values)), values)
 
 
-def clusters(n: int, dim: int = 64, seed: int = 0) -> LayerMatrix:
+def clusters(n: int, dim: int = 64, seed: int = 0) -> Rows:
     rng = np.random.default_rng(seed)
-    return matrix_of(3 * rng.normal(size=(40, dim))[rng.integers(40, size=n)] + rng.normal(size=(n, dim)))
+    return rows_of(3 * rng.normal(size=(40, dim))[rng.integers(40, size=n)] + rng.normal(size=(n, dim)))
 
 
-def test_the_contract(kind: Any) -> None:
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow) if k in {"exact", "hnsw", "ivf", "ivf-rabitq"} else k for k in CPU]
+)
+def test_the_contract(kind: str) -> None:
     """The conformance suite passes."""
-    check_index(kind)
+    check_index(kind_class(kind))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factory", [FACTORY, "IVF10,Flat", "OPQ8,IVF8,PQ8x4fs", "HNSW16,Flat", "SQ8", "RR32,RaBitQ"])
+def test_any_structure_of_faiss_keeps_the_contract(factory: str) -> None:
+    """Whatever a factory string makes, ids and scores are exact, and recall is what was asked."""
+    check_index(kind_class(factory), smallest=600)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", GPU)
+def test_gpu_kinds_keep_the_contract(kind: str) -> None:
+    """On a machine with a GPU, the same suite."""
+    import faiss
+
+    if not faiss.get_num_gpus() or (kind == "gpu-cagra" and "CUVS" not in faiss.get_compile_options()):
+        pytest.skip("FAISS finds no GPU that it can use for this kind")
+    check_index(kind_class(kind), smallest=600 if kind == "gpu-cagra" else 0)
 
 
 class Distances(ExactIndex):
@@ -52,9 +88,9 @@ class DotProducts(ExactIndex):
     """Forgets to normalise."""
 
     @classmethod
-    def build(cls, matrix: LayerMatrix, *, seed: int = 0) -> Any:
-        """Build."""
-        return cls(matrix.keys, matrix.values)
+    def load(cls, rows: Rows, folder: Path, params: Any) -> Any:
+        """Load."""
+        return cls(Rows(rows.keys, rows.values, np.ones(len(rows), np.float32)))
 
 
 class Positions(ExactIndex):
@@ -63,7 +99,7 @@ class Positions(ExactIndex):
     def search(self, queries: Any, k: int) -> Neighbors:
         """Search."""
         found = super().search(queries, k)
-        return Neighbors(np.searchsorted(np.sort(self.keys), found.keys), found.scores)
+        return Neighbors(np.searchsorted(np.sort(self.rows.keys), found.keys), found.scores)
 
 
 class Lazy(ExactIndex):
@@ -74,13 +110,26 @@ class Lazy(ExactIndex):
 
 
 class Forgetful(ExactIndex):
-    """Loads something else than it saved."""
+    """Loads something else than it built."""
 
     @classmethod
-    def load(cls, file: Any, params: Any) -> Any:
+    def build(cls, rows: Rows, folder: Path, *, goal: Goal, seed: int = 0) -> Any:
+        """Build."""
+        return cls(rows.held())
+
+    @classmethod
+    def load(cls, rows: Rows, folder: Path, params: Any) -> Any:
         """Load."""
-        index = super().load(file, params)
-        return cls(index.keys, -index._values)
+        return cls(Rows(rows.keys, -rows.values))
+
+
+class Shared(ExactIndex):
+    """Grows in place."""
+
+    def extend(self, rows: Rows, folder: Path) -> Any:
+        """Extend."""
+        self.rows = rows.held()
+        return self
 
 
 @pytest.mark.parametrize(
@@ -89,61 +138,55 @@ class Forgetful(ExactIndex):
         (Distances, "score differs"),
         (DotProducts, "score differs"),
         (Positions, "is one of the rows'"),
-        (Lazy, "recall at k"),
+        (Lazy, "finds the exact neighbours"),
         (Forgetful, "answers as it did"),
+        (Shared, "stays as it was"),
     ],
 )
 def test_the_suite_catches_broken_kinds(broken: Any, complaint: str) -> None:
-    """Wrong direction, wrong measure, wrong ids, missed rows and a bad round trip are each found."""
+    """Wrong direction, measure or ids, missed rows, a bad round trip, an index that changes: each is found."""
     with pytest.raises(AssertionError, match=complaint):
         check_index(broken)
 
 
-def test_scores_are_cosines(kind: Any) -> None:
-    """Known angles give known scores, whatever the lengths; opposite is -1."""
-    index = kind.build(matrix_of([[1, 0], [5, 5], [0, 2], [-3, 0], [0, 0]]))
-    found = index.search(np.array([[10, 0]], np.float32), 5)
+@pytest.mark.parametrize("kind", CPU)
+def test_the_edges(kind: str, make: Make) -> None:
+    """Known angles give known scores, whatever the lengths, and opposite is -1; rows of nothing but zeros all score 0."""
+    found = make(kind, rows_of([[1, 0], [5, 5], [0, 2], [-3, 0], [0, 0]])).search(np.array([[10, 0]], np.float32), 5)
     assert found.keys.tolist() == [[100, 101, 102, 104, 103]]
     np.testing.assert_allclose(found.scores[0], [1, 2**-0.5, 0, 0, -1], atol=1e-6)
+    found = make(kind, rows_of(np.zeros((50, 8)))).search(np.ones((1, 8), np.float32), 3)
+    assert found.keys.tolist() == [[100, 101, 102]]
+    assert found.scores.tolist() == [[0, 0, 0]]
 
 
-def test_kinds_return_the_same_bits() -> None:
-    """Exact and flat agree in every key and every bit of every score on 3,000 x 768."""
-    matrix = clusters(3000, 768)
-    queries = matrix.values[:50] + 0.5
-    first, second = (resolve("indexes", BUILTIN, name).build(matrix).search(queries, 20) for name in ("exact", "flat"))
-    np.testing.assert_array_equal(first.keys, second.keys)
-    np.testing.assert_array_equal(first.scores, second.scores)
-
-
-def test_exact_agrees_with_float64(kind: Any) -> None:
-    """The nearest ten are those of a plain float64 computation."""
-    matrix = clusters(800)
-    queries = matrix.values[:100]
-    rows = matrix.values.astype(np.float64)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    order = np.argsort(-(rows[:100] @ rows.T), axis=1)[:, :10]
-    found = kind.build(matrix).search(queries, 10)
-    agree = np.mean([len(set(a) & set(b)) for a, b in zip(found.keys - 100, order, strict=True)]) / 10
-    assert agree >= (0.97 if kind.approximate else 1.0)
-
-
-def test_many_ties_are_broken_by_the_smaller_key(kind: Any) -> None:
+@pytest.mark.parametrize("kind", [name for name in CPU if name != "hnsw"])  # a graph may have no way to some copies
+def test_many_ties_are_broken_by_the_smaller_key(kind: str, make: Make) -> None:
     """Two hundred copies of one vector: the ten smallest keys come first, though FAISS has no order for them."""
     rng = np.random.default_rng(1)
     values = np.vstack([rng.normal(size=(300, 16)), np.tile(rng.normal(size=16), (200, 1))]).astype(np.float32)
     keys = rng.permutation(500)
-    copies = np.sort(keys[300:])
-    found = kind.build(LayerMatrix(0, "a", keys, values)).search(values[-1:], 10)
-    assert found.keys[0].tolist() == copies[:10].tolist()
+    found = make(kind, Rows(keys, values)).search(values[-1:], 10)
+    assert found.keys[0].tolist() == np.sort(keys[300:])[:10].tolist()
     assert len(set(found.scores[0].tolist())) == 1
 
 
-def test_only_zeros(kind: Any) -> None:
-    """A layer of nothing but zero vectors is legal; everything scores 0."""
-    found = kind.build(matrix_of(np.zeros((50, 8)))).search(np.ones((1, 8), np.float32), 3)
-    assert found.keys.tolist() == [[100, 101, 102]]
-    assert found.scores.tolist() == [[0, 0, 0]]
+@pytest.mark.slow
+def test_kinds_agree_with_float64_and_with_each_other(make: Make) -> None:
+    """The nearest ten are those of a plain float64 computation; what kinds both find has the same bits."""
+    rows = clusters(700, 100)
+    rows = Rows(rows.keys, rows.values.astype(np.float16))
+    queries = rows.values[:60].astype(np.float32) + 0.5
+    wide = rows.values.astype(np.float64)
+    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    order = np.argsort(-(queries.astype(np.float64) @ wide.T), axis=1)[:, :10]
+    exact = make("exact", rows).search(queries, 10)
+    np.testing.assert_array_equal(exact.keys - 100, order)
+    for kind in ("flat", "ivf", "rabitq", "ivf-rabitq"):
+        found = make(kind, rows).search(queries, 10)
+        same = found.keys == exact.keys
+        assert same.mean() >= (0.95 if kind_class(kind).approximate else 1.0)
+        np.testing.assert_array_equal(found.scores[same], exact.scores[same])
 
 
 def test_unit_is_idempotent_and_safe_at_the_edges() -> None:
@@ -155,142 +198,160 @@ def test_unit_is_idempotent_and_safe_at_the_edges() -> None:
     np.testing.assert_allclose(unit(extreme), [[0.5**0.5, 0.5**0.5], [1, 0], [0, 0]], rtol=1e-6)
 
 
-def test_ivf_tunes_itself_and_says_how() -> None:
-    """On clustered rows few cells do; on noise without structure it asks for more; both reach the target."""
-    ivf = resolve("indexes", BUILTIN, "ivf")
-    easy, hard = clusters(3000), matrix_of(np.random.default_rng(0).normal(size=(3000, 64)))
-    probes = []
-    for matrix in (easy, hard):
-        index = ivf.build(matrix)
-        assert index.params["factory"] == "IDMap2,IVF76,Flat"
-        true = ExactIndex.build(matrix).search(matrix.values[500:1000], 10)
-        found = index.search(matrix.values[500:1000], 10)
-        assert (found.scores >= true.scores[:, -1:] - 1e-6).mean() >= 0.985
-        probes.append(index.params["nprobe"])
-    assert probes[0] < probes[1] <= 76
+def test_every_half_is_widened_to_its_own_number() -> None:
+    """All 65,536 patterns of a float16, in any layout, become the float32 that NumPy makes of them."""
+    from embedstore.index.rows import _wide
+
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)].reshape(-1, 2)
+    for values in (halves.reshape(-1, 2), finite, finite[::-1, ::-1], np.asfortranarray(finite), finite[:0]):
+        wide = _wide(values)
+        assert wide.flags.c_contiguous
+        np.testing.assert_array_equal(wide.view(np.int32), values.astype(np.float32).copy(order="C").view(np.int32))
 
 
-def test_ivf_looks_further_when_its_cells_hold_too_few() -> None:
+@pytest.mark.slow
+def test_settings_follow_the_goal_and_the_rows(make: Make) -> None:
+    """A higher goal looks at more, so does noise without structure; other rows than those tuned on see the recall."""
+    easy, hard = clusters(1200, 32), rows_of(np.random.default_rng(0).normal(size=(1200, 32)))
+    looked = {}
+    for name, rows in (("easy", easy), ("hard", hard)):
+        for recall in (0.8, 0.98):
+            index = make("ivf", rows, Goal(recall))
+            assert index.params["factory"] == "IVF30,SQfp16"
+            looked[name, recall] = index.params["nprobe"]
+            queries = rows.unit(np.setdiff1d(np.arange(1200), rows.sample(500))[:500])
+            true, found = (one.search(queries, 11) for one in (ExactIndex(rows), index))
+            assert (found.scores[:, 1:] >= true.scores[:, -1:] - 1e-6).mean() >= recall - 0.02
+    assert looked["hard", 0.8] > looked["easy", 0.98]
+    assert looked["hard", 0.98] > looked["hard", 0.8]
+
+
+def test_what_no_setting_reaches_gets_the_best_there_is(make: Make) -> None:
+    """One bit for each of 8 values tells little of noise: as many candidates as may be ranked."""
+    rows = rows_of(np.random.default_rng(0).normal(size=(6000, 8)))
+    index = make("rabitq", rows, Goal(1.0))
+    assert 1000 < index.params["candidates"] <= 2000
+    assert tuned(index._index, rows_of(np.ones((1, 8))), 0.9, 0) == {"candidates": 10}
+
+
+def test_a_cell_that_holds_too_few_is_made_up_for(make: Make) -> None:
     """With one cell to look at and 150 neighbours asked, the last of them one of 200 copies: the answer is the exact one."""
     rng = np.random.default_rng(2)
     near, copies = rng.normal([1, 0, 0, 0], 0.1, (100, 4)), np.tile([0, 1, 0, 0], (200, 1))
-    matrix = matrix_of(np.vstack([copies, near]))
-    ivf = resolve("indexes", BUILTIN, "ivf")
-    file = io.BytesIO()
-    ivf.build(matrix).save(file)
-    file.seek(0)
+    rows = rows_of(np.vstack([copies, near]))
+    index = make("ivf", rows)
+    again = type(index).load(rows, index.at, index.params | {"nprobe": 1})
     query = np.array([[1, 0, 0, 0]], np.float32)
-    found = ivf.load(file, {"nprobe": 1}).search(query, 150)
-    np.testing.assert_array_equal(found.keys, ExactIndex.build(matrix).search(query, 150).keys)
+    np.testing.assert_array_equal(again.search(query, 150).keys, ExactIndex(rows).search(query, 150).keys)
 
 
-@pytest.mark.parametrize("nprobe", [0, -1, 8, 2**70, "9", None, 1.5, True])
-def test_ivf_refuses_params_that_are_not_its_own(nprobe: object) -> None:
+@pytest.mark.slow
+def test_cells_beyond_the_memory_stay_on_the_disk(make: Make, tmp_path: Path) -> None:
+    """Built in pieces and mapped, they answer as cells in memory do; moved and extended, too; nothing else is left."""
+    rows = clusters(5000, 8)
+    held, mapped = make("ivf", rows, Goal(0.95)), make("ivf", rows, Goal(0.95, memory=60_000))
+    assert (held.params["factory"], mapped.params["factory"]) == ("IVF128,SQfp16", "IVF128,SQ8")
+    assert sorted(file.name for file in mapped.at.iterdir()) == ["index.cells", "index.faiss"]
+    assert (mapped.at / "index.cells").stat().st_size == 5000 * (8 + 8)
+    queries = rows.values[:100]
+    found = mapped.search(queries, 10)
+    moved = mapped.at.rename(tmp_path / "moved")
+    again = type(mapped).load(rows, moved, mapped.params).search(queries, 10)
+    np.testing.assert_array_equal(found.keys, again.keys)
+    assert (found.keys == ExactIndex(rows).search(queries, 10).keys).mean() > 0.9
+    more = rows_of(np.vstack([rows.values, clusters(300, 8, seed=1).values]))
+    (grown := tmp_path / "grown").mkdir()
+    longer = type(mapped).load(rows, moved, mapped.params).extend(more, grown)
+    assert (longer.search(more.values[5000:], 1).keys[:, 0] == np.arange(5100, 5400)).all()
+    assert sorted(file.name for file in grown.iterdir()) == ["index.cells", "index.faiss"]
+
+
+def test_on_the_disk_nothing_is_printed(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    """FAISS's own way to join cells prints to standard output, which belongs to --json."""
+    index = make("ivf", clusters(500, 8), Goal(memory=1))
+    assert (index.at / "index.cells").exists()
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "settings", [{"nprobe": 0}, {"nprobe": "9"}, {"nprobe": True}, {"candidates": None}, {"candidates": -1}]
+)
+def test_settings_that_are_none_are_refused(settings: dict[str, Any], make: Make) -> None:
     """Whatever a meta says, FAISS is only asked what it can do."""
-    ivf = resolve("indexes", BUILTIN, "ivf")
-    file = io.BytesIO()
-    ivf.build(clusters(300)).save(file)
-    file.seek(0)
-    with pytest.raises(IndexFormatError, match=r"nprobe must be 1\.\.7;"):
-        ivf.load(file, {"nprobe": nprobe})
+    index = make("ivf", clusters(100, 8))
+    with pytest.raises(IndexFormatError, match="settings are not numbers above 0"):
+        type(index).load(index.rows, index.at, index.params | settings)
 
 
-def test_one_faiss_layout_is_not_taken_for_another() -> None:
-    """A file of one kind, or of another FAISS type, is refused before FAISS parses it."""
+def test_files_of_others_are_refused(make: Make) -> None:
+    """A structure over other rows, of another width, or of distances."""
     import faiss
 
-    flat, ivf = (resolve("indexes", BUILTIN, name) for name in ("flat", "ivf"))
-    file = io.BytesIO()
-    flat.build(clusters(100)).save(file)
-    file.seek(0)
-    with pytest.raises(IndexFormatError, match="not an id map over b'IwFl'"):
-        ivf.load(file, {"nprobe": 1})
-    euclidean = faiss.IndexIDMap2(faiss.IndexFlatL2(8))
-    euclidean.add_with_ids(np.ones((3, 8), np.float32), np.arange(3))
-    for index in (euclidean, faiss.IndexHNSWFlat(8, 4)):
-        file = io.BytesIO(faiss.serialize_index(index).tobytes())
-        with pytest.raises(IndexFormatError, match="not an id map over b'IxFI'"):
-            flat.load(file, {})
+    index = make("rabitq", clusters(100, 8))
+    for rows in (clusters(99, 8), clusters(100, 16)):
+        with pytest.raises(IndexFormatError, match=r"index\.faiss is no index of the inner products of Rows"):
+            type(index).load(rows, index.at, index.params)
+    faiss.write_index(faiss.index_factory(8, "Flat"), str(index.at / "index.faiss"))
+    with pytest.raises(IndexFormatError, match=r"index\.faiss is no index of the inner products"):
+        type(index).load(clusters(0, 8), index.at, index.params)
+    (index.at / "index.faiss").unlink()
+    with pytest.raises(IndexFormatError, match=r"FAISS cannot read index\.faiss"):
+        type(index).load(index.rows, index.at, index.params)
 
 
-def saved(index: Any) -> bytes:
-    """Give what an index writes."""
-    file = io.BytesIO()
-    index.save(file)
-    return file.getvalue()
+@pytest.mark.parametrize("name", ["rabbitq", "IVF", "Flat,Flat", "LSH", ""])
+def test_names_that_faiss_cannot_read_are_refused(name: str) -> None:
+    """One line that lists the kinds."""
+    with pytest.raises(
+        UnknownNameError, match=r"unknown index kind .*known: auto, exact, flat, .* factory string"
+    ) as error:
+        kind_class(name)
+    assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 40, 300])
-@pytest.mark.parametrize("alike", [False, True])
-def test_every_layout_that_is_written_is_read(rows: int, alike: bool) -> None:
-    """Few rows and many, with empty cells (which FAISS writes in another way) and without."""
-    matrix = clusters(rows)
-    if alike:
-        matrix = LayerMatrix(0, "alike", matrix.keys, np.ones_like(matrix.values))
-    queries = np.random.default_rng(3).normal(size=(3, matrix.values.shape[1])).astype(np.float32)
-    for kind in ("flat", "ivf"):
-        index = resolve("indexes", BUILTIN, kind).build(matrix)
-        again = type(index).load(io.BytesIO(saved(index)), index.params)
-        found, true = again.search(queries, 5), index.search(queries, 5)
-        np.testing.assert_array_equal(found.keys, true.keys)
-        np.testing.assert_array_equal(found.scores, true.scores)
+@pytest.mark.parametrize("factory", ["PQ7", "IDMap,Flat", "IVF200,Flat", "PCA64,Flat"])
+def test_structures_that_do_not_fit_the_rows_are_refused(factory: str, make: Make) -> None:
+    """A width that PQ cannot cut, ids of its own, more cells than rows, more axes than values: one line."""
+    with pytest.raises(ParameterError, match=f"FAISS cannot make '{factory}' of Rows") as error:
+        make(factory, clusters(100, 24))
+    assert "\n" not in str(error.value)
 
 
-def test_faiss_opens_no_file_that_an_index_names(tmp_path: Path) -> None:
-    """Cells on the disk, other quantizers, whatever FAISS can nest: refused before FAISS sees them."""
+def test_auto_goes_by_rows_and_memory() -> None:
+    """Small libraries are scanned; larger ones by bits; what no memory holds stays on the disk."""
+
+    class Many(Rows):
+        """Rows that are not there."""
+
+        def __init__(self, n: int) -> None:
+            self.values = np.lib.stride_tricks.as_strided(np.ones(1, np.float16), (n, 768), (0, 0))
+
+        def __len__(self) -> int:
+            return len(self.values)
+
+    sizes = (1, 20_000, 20_001, 114_000, 1_000_000)
+    assert [choose(Many(n), Goal()) for n in sizes] == ["flat", "flat", "rabitq", "rabitq", "ivf-rabitq"]
+    assert choose(Many(20_000), Goal(memory=10**7)) == "rabitq"
+    assert choose(Many(1_000_000), Goal(memory=10**8)) == "ivf"
+
+
+@pytest.mark.parametrize("kind", GPU)
+def test_gpu_kinds_say_what_they_need(kind: str, make: Make) -> None:
+    """Without a GPU: one line with what to install."""
     import faiss
 
-    rows = clusters(300).values
-    dim = rows.shape[1]
-    for spoil in ("on disk", "graph", "scalar"):
-        cells = faiss.IndexHNSWFlat(dim, 4, faiss.METRIC_INNER_PRODUCT) if spoil == "graph" else faiss.IndexFlatIP(dim)
-        inner = faiss.IndexIVFFlat(cells, dim, 7, faiss.METRIC_INNER_PRODUCT)
-        if spoil == "scalar":
-            inner = faiss.IndexIVFScalarQuantizer(
-                cells, dim, 7, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-            )
-        inner.train(rows)
-        if spoil == "on disk":
-            lists = faiss.OnDiskInvertedLists(7, inner.code_size, str(tmp_path / "elsewhere"))
-            inner.replace_invlists(lists)
-        index = faiss.IndexIDMap2(inner)
-        index.add_with_ids(rows, np.arange(300))
-        inner.make_direct_map()
-        data = faiss.serialize_index(index).tobytes()
-        if spoil == "on disk":
-            (tmp_path / "elsewhere").unlink()
-            os.mkfifo(tmp_path / "elsewhere")  # to open it would take for ever
-        with pytest.raises(IndexFormatError, match="not an id map over b'IwFl' as this version writes it"):
-            resolve("indexes", BUILTIN, "ivf").load(io.BytesIO(data), {"nprobe": 1})
+    if faiss.get_num_gpus():
+        pytest.skip("there is a GPU")
+    with pytest.raises(MissingDependencyError, match=r"finds no GPU .* run: (pip|conda) "):
+        make(kind, clusters(100, 8))
 
 
-def test_a_stored_map_of_rows_is_not_believed() -> None:
-    """The place of each row is found again; cells that hold a row twice, or one that is not there, are refused."""
-    kind = resolve("indexes", BUILTIN, "ivf")
-    matrix = clusters(300)
-    index = kind.build(matrix)
-    data = saved(index)
-    dim = index.dim
-    at = 135 + 4 * dim * 7 + 9
-    assert data[at - 9 : at] == b"\1" + (300).to_bytes(8, "little")
-    wild = data[:at] + b"\x7f" * 8 * 300 + data[at + 8 * 300 :]
-    again = kind.load(io.BytesIO(wild), index.params)
-    np.testing.assert_array_equal(again.search(matrix.values[:5], 3).keys, index.search(matrix.values[:5], 3).keys)
-    first = at + 8 * 300 + 32 + 8 * 7  # the first cell: its rows, then their positions
-    size = int.from_bytes(data[first - 8 * 7 :][:8], "little")
-    ids = first + 4 * dim * size
-    for wrong in (2**40, int.from_bytes(data[ids + 8 : ids + 16], "little")):
-        with pytest.raises(IndexFormatError, match="its cells hold"):
-            kind.load(io.BytesIO(data[:ids] + wrong.to_bytes(8, "little") + data[ids + 8 :]), index.params)
-
-
-@pytest.mark.parametrize("kind", ["exact", "flat", "ivf"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_rows_that_are_not_finite_are_refused(kind: str, value: float) -> None:
-    """A vector of nan would be nobody's neighbour, without a word."""
-    index = resolve("indexes", BUILTIN, kind).build(clusters(300))
-    data = saved(index)
-    (row,) = (index._rows(np.array([5])),)
-    at = data.index(row.astype("<f4").tobytes())
-    with pytest.raises(IndexFormatError, match="values that are not finite"):
-        type(index).load(io.BytesIO(data[:at] + np.float32(value).tobytes() + data[at + 4 :]), index.params)
+@pytest.mark.parametrize(("kind", "twin"), [("gpu-flat", "flat"), ("gpu-ivf", "ivf")])
+def test_what_a_gpu_built_is_searched_without_one(kind: str, twin: str, make: Make) -> None:
+    """The files are those of the CPU's kind, and so are the answers."""
+    index = make(twin, clusters(300, 16))
+    params = json.loads(json.dumps(dict(index.params)))
+    found = kind_class(kind).load(index.rows, index.at, params).search(index.rows.values[:20], 5)
+    np.testing.assert_array_equal(found.keys, index.search(index.rows.values[:20], 5).keys)

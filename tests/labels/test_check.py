@@ -57,7 +57,17 @@ def test_everything_is_counted(music):
         "1 songs are on both sides of the official split: Low Tide: Song",
     )
     assert report.problems == ("1 x row with an empty genre: line 7", "1 x file without a row: g.ogg")
+    assert (report.with_year, report.years) == (0, ())
     assert report.dataset is None
+
+
+def test_years_are_counted(music):
+    """How many files have one, the first and the last; on the page, too; the column can be named."""
+    (music / "labels.csv").write_text("path,genre,since\na.ogg,x,1990-01-01\nb.ogg,x,1969\nc.ogg,x,\n")
+    named = ("labels", "check", music / "labels.csv", music, "--year-column", "since")
+    document = json.loads(run(*named, "--json"))
+    assert (document["with_year"], document["years"]) == (2, [1969, 1990])
+    assert "1969 to 1990, of 2 files" in run(*named)
 
 
 def test_good_labels_have_no_warnings(tmp_path):
@@ -83,7 +93,7 @@ def test_the_command_says_it_all(music):
 
 
 def test_columns_are_named_as_for_build(music):
-    """The same three options."""
+    """The same options."""
     (music / "other.csv").write_text("where,style,who\na.ogg,Rock,Ana\n")
     options = ("--path-column", "where", "--label-column", "style", "--artist-column", "who")
     document = json.loads(run("labels", "check", music / "other.csv", music, "--json", *options))

@@ -443,6 +443,18 @@ def test_broken_fma_rows_are_counted(tmp_path):
     ]
 
 
+def test_fma_years(tmp_path):
+    """Of the album's release, else of the recording; never of the upload; a date without a year is counted."""
+    changes = [
+        ("\n2,0,0,0,", "\n2,0,2011-11-11 00:00:00,2009-01-05 00:00:00,"),
+        ("test,medium,0,0,0,0,0", "test,medium,0,0,0,2012-01-01 00:00:00,1998-11-26 00:00:00"),
+        ("\n141,0,0,0,", "\n141,0,0,soon,"),
+    ]
+    table = read_labels(spoiled_fma(tmp_path, *changes), FMA_FILES)
+    assert [labels_of(table)[file.path].year for file in FMA_FILES] == [2009, 0, 1998, 0, 0, 0]
+    assert [line[:46] for line in table.problems[2:]] == ["1 x row with a date without a year (taken out):"[:46]]
+
+
 def test_fma_cells_may_be_long(tmp_path):
     """A biography of 300,000 letters is read over; one of megabytes is an open quote; the limit of others is as before."""
     before = csv.field_size_limit()
@@ -645,17 +657,20 @@ def test_tags_are_read_from_the_files(tmp_path):
     """Genres and artists split at semicolons, ID3's numbers are names; what cannot be read is counted, not an error."""
     mutagen = pytest.importorskip("mutagen")
     tagged(tmp_path / "a.ogg", genre="Blues; Rock", artist="Ana Ñandú", album="First\x1b[1m Light", title="Morning")
-    tagged(tmp_path / "b.flac", artist="Low Tide")
-    tagged(tmp_path / "c.mp3", genre="(17)", title="Old way")
+    tagged(tmp_path / "b.flac", artist="Low Tide", date="2009-05-04", originaldate="1969")
+    tagged(tmp_path / "c.mp3", genre="(17)", title="Old way", date="1971-02")
+    tagged(tmp_path / "e.ogg", genre="Folk", date="long ago")
     soundfile.write(tmp_path / "d.wav", [0.0] * 800, 8000)
     (tmp_path / "broken.mp3").write_bytes(b"ID3\x04\0\0\0\0\0\x10TIT2 nothing of it is true")
     (tmp_path / "empty.flac").write_bytes(b"")
     table = read_labels("tags", find_audio(tmp_path).files)
     assert {Path(path).name: labels for path, labels in table.by_path.items()} == {
         "a.ogg": TrackLabels(("Blues", "Rock"), ("Ana Ñandú",), "First Light", "Morning"),
-        "b.flac": TrackLabels((), ("Low Tide",)),
-        "c.mp3": TrackLabels(("Rock",), title="Old way"),
+        "b.flac": TrackLabels((), ("Low Tide",), year=1969),
+        "c.mp3": TrackLabels(("Rock",), title="Old way", year=1971),
+        "e.ogg": TrackLabels(("Folk",)),
     }
+    assert table.problems[2] == "1 x file whose tags have a date without a year: e.ogg"
     assert table.problems[0] == "2 x file without a genre in its tags: b.flac, d.wav"
     assert table.problems[1].startswith("2 x file whose tags cannot be read: broken.mp3 (")
     assert mutagen.File(tmp_path / "a.ogg")["album"] == ["First\x1b[1m Light"], "the file was not touched"
@@ -677,16 +692,17 @@ def test_spotify_finds_files_by_their_tags(tmp_path):
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg to write the containers")
 @pytest.mark.parametrize("suffix", ["m4a", "wma", "wv", "opus", "spx", "ogg", "flac", "mp3", "aiff"])
 def test_every_container_says_the_same(suffix, tmp_path):
-    """ID3, MP4, ASF, APEv2 and Vorbis comments have other names for the same four things; each is given once."""
+    """ID3, MP4, ASF, APEv2 and Vorbis comments have other names for the same five things; each is given once."""
     pytest.importorskip("mutagen")
     tags = {"genre": "Folk; Rock", "artist": "Ana Ñandú", "album": "First Light", "title": "Morning"}
-    words = [word for pair in tags.items() for word in ("-metadata", "=".join(pair))]
+    words = [word for pair in {**tags, "date": "1969"}.items() for word in ("-metadata", "=".join(pair))]
     how = ["-write_id3v2", "1"] if suffix == "aiff" else []
     path = tmp_path / f"a.{suffix}"
     tone = ["-f", "lavfi", "-i", "sine=d=1"]
     if subprocess.run(["ffmpeg", "-v", "error", *tone, *how, *words, path], check=False).returncode:
         pytest.skip("this ffmpeg writes no such file")
     artists = 2 if suffix == "wma" else 1  # ffmpeg says it twice there
+    tags["year"] = "1969"
     assert read_tags(path) == {name: [text] * (artists if name == "artist" else 1) for name, text in tags.items()}
 
 

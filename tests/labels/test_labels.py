@@ -100,6 +100,36 @@ def test_a_path_is_found_however_it_is_written(tmp_path: Path, cell: str) -> Non
     assert labels_of(table, root) == {"blues/a b.ogg": TrackLabels(("blues",))}
 
 
+@pytest.mark.parametrize(
+    ("header", "cells", "year"),
+    [
+        ("year", "1969", 1969),
+        ("Release Date", "1969-09-26", 1969),
+        ("date", "26.9.1969", 1969),
+        ("release_year", "1969.0", 1969),
+        ("year", "", 0),
+        ("year", "0", 0),
+        ("year,release_date", "1969,1971-01-01", 1969),
+        ("date,release_date,original_year", "2024,1971,1969", 1969),
+    ],
+)
+def test_years_in_a_csv(tmp_path: Path, header: str, cells: str, year: int) -> None:
+    """A year or a date in any form; of several columns the one that is most surely a release."""
+    source = write(tmp_path, f"path,genre,{header}\na.ogg,x,{cells}\n")
+    table = read_labels(source, audio("/m", "a.ogg"))
+    assert (table.by_path["/m/a.ogg"], table.problems) == (TrackLabels(("x",), year=year), ())
+
+
+def test_the_first_year_counts_and_a_bad_one_is_counted(tmp_path: Path) -> None:
+    """A file that is listed again was released in the earlier year; what is no date is taken out; a column can be named."""
+    source = write(tmp_path, "path,genre,year,since\na.ogg,x,1990,1\na.ogg,x,1969,\nb.ogg,x,69,2001\nb.ogg,x,,2002\n")
+    table = read_labels(source, audio("/m", "a.ogg", "b.ogg"))
+    assert {path: labels.year for path, labels in table.by_path.items()} == {"/m/a.ogg": 1969, "/m/b.ogg": 0}
+    assert "1 x row whose year cannot be read (taken out): line 4" in table.problems
+    named = read_labels(source, audio("/m", "a.ogg", "b.ogg"), columns=Columns(year="since"))
+    assert named.by_path["/m/b.ogg"].year == 2001
+
+
 def test_accents_match_across_spellings(tmp_path: Path) -> None:
     """A decomposed file name answers to the composed cell."""
     name = "Beyoncé.ogg"

@@ -448,6 +448,10 @@ def test_shards_of_other_stores(tmp_path):
         {"do": "label", "key": 1, "labels": {}},
         {"do": "label", "key": 1, "labels": {**m.track(1).labels.to_dict(), "split": "holdout"}},
         {"do": "label", "key": 1, "labels": {**m.track(1).labels.to_dict(), "split": 3}},
+        *(
+            {"do": "label", "key": 1, "labels": {**m.track(1).labels.to_dict(), "year": year}}
+            for year in (0, 10_000, "1969", True, None)
+        ),
         {"do": "fail", "file": {"root": "/m", "path": "a", "size": 1, "mtime_ns": 1}, "stage": 1, "reason": ""},
         {"do": "forget", "path": "relative"},
         "link",

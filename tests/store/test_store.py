@@ -114,6 +114,31 @@ def test_the_side_of_a_split_is_kept(tmp_path):
         TrackLabels(split="holdout")
 
 
+def test_the_year_is_kept(tmp_path):
+    """In shards and deltas, through a rebuilt catalogue and a compaction; unknown, nothing is written of it."""
+    store = m.make(tmp_path / "s")
+    with store.writer() as w:
+        for i, year in enumerate((1969, 0, 2024)):
+            w.add(replace(m.track(i), labels=replace(m.track(i).labels, year=year)), m.file_hash(i), m.vectors(i))
+    with store.writer() as w:
+        w.label(1001, replace(m.track(1).labels, year=1))
+        w.label(1002, m.track(2).labels)
+    wanted = {1000: 1969, 1001: 1, 1002: 0}
+    for _ in range(2):
+        opened = EmbeddingStore.open(tmp_path / "s")
+        assert {key: labels.year for key, labels in opened.labels().items()} == wanted
+        assert {track.key: track.labels.year for track in opened.tracks()} == wanted
+        (tmp_path / "s" / "catalog.sqlite").unlink()
+    EmbeddingStore.open(tmp_path / "s").compact()
+    assert {key: labels.year for key, labels in EmbeddingStore.open(tmp_path / "s").labels().items()} == wanted
+    known = replace(m.track(3).labels, year=1969)
+    assert TrackLabels.from_dict(known.to_dict()) == known
+    assert "year" not in m.track(3).labels.to_dict()
+    for wrong in (-1, 10_000, "1969", True, 1969.0):
+        with pytest.raises(ParameterError, match="a year is an int from 1 to 9999, or 0 if unknown; got "):
+            TrackLabels(year=wrong)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     names=st.lists(st.lists(NAMES, min_size=1, max_size=3).map(b"/".join), min_size=1, max_size=12, unique=True),

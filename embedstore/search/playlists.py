@@ -1,0 +1,150 @@
+"""Results as files for other programs: JSON, CSV, M3U8 playlists. Names are what strangers wrote, so each form escapes them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from embedstore.errors import ParameterError
+from embedstore.search.batch import Answer
+from embedstore.search.values import Hit
+
+__all__ = ["FORMS", "csv_of", "document_of", "json_of", "m3u8_of", "text_of", "write_answers"]
+
+FORMS = ("json", "csv", "m3u8")
+COLUMNS = (
+    "rank",
+    "track",
+    "path",
+    "genre",
+    "artist",
+    "album",
+    "title",
+    "seconds",
+    "score",
+    "percentile",
+    "copies",
+    "at",
+    "end",
+)
+_SPECIAL = re.compile(r"#|[A-Za-z][\w+.-]*:")  # a remark, an address
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def document_of(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Make plain data: that of the result of a search, or all of a file's under ``answers``."""
+    if len(answers) == 1 and not answers[0].line:
+        return answers[0].to_dict()
+    return {"answers": [answer.to_dict() for answer in answers]}
+
+
+def json_of(answers: Sequence[Answer]) -> str:
+    """Write one JSON document, in ASCII: whatever bytes a name has, they come back as they were."""
+    return json.dumps(document_of(answers), indent=2, allow_nan=False) + "\n"
+
+
+def csv_of(answers: Sequence[Answer]) -> str:
+    """Write a line for each hit.
+
+    Every text is quoted, so line breaks and commas come back as they were. A text that a spreadsheet would take for a formula
+    gets one ``'`` more in front: who reads the file by a program takes one away where ``'`` and then ``=``, ``+``, ``-``,
+    ``@``, a tab or a carriage return follow. Copies stand apart by ``;``.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
+    writer.writerow(("query", *COLUMNS))
+    for answer in answers:
+        for hit in answer.result.hits if answer.result else ():
+            data = hit.to_dict() | {"copies": ";".join(hit.copies)}
+            writer.writerow([_cell(value) for value in (answer.text, *(data[column] for column in COLUMNS))])
+    return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return "" if value is None else value
+    return f"'{value}" if _FORMULA.match(value) else value
+
+
+def m3u8_of(answers: Sequence[Answer], folder: str | os.PathLike[str] | None = None) -> str:
+    r"""Write a playlist, each track once.
+
+    Parameters
+    ----------
+    answers : sequence of Answer
+    folder : path, optional
+        Where the playlist will lie: paths are written from there. Default: absolute paths.
+
+    Notes
+    -----
+    A playlist is UTF-8 text with a path on each line, so a path with other bytes in it, with a line break, or with a blank at an
+    end cannot be written as it is: it becomes an absolute ``file://`` address, which says every byte. A name that begins like
+    a remark or an address gets ``./`` in front.
+    """
+    lines = ["#EXTM3U"]
+    hits = {hit.track: hit for answer in answers if answer.result for hit in answer.result.hits}
+    for hit in hits.values():
+        lines += [f"#EXTINF:{round(hit.seconds)},{_title(hit)}", _place(hit.path, folder)]
+    return "\n".join(lines) + "\n"
+
+
+def _title(hit: Hit) -> str:
+    title = hit.title or Path(hit.path).stem
+    said = f"{', '.join(hit.artists)} - {title}" if hit.artists else title
+    return " ".join("".join(c if c.isprintable() else " " for c in said).split())
+
+
+def _place(path: str, folder: str | os.PathLike[str] | None) -> str:
+    shown = path if folder is None else os.path.relpath(path, folder)
+    if not shown.isprintable() or shown != shown.strip():
+        return f"file://{quote(os.fsencode(path))}"
+    return f"./{shown}" if _SPECIAL.match(shown) else shown
+
+
+def text_of(answers: Sequence[Answer], form: str, folder: str | os.PathLike[str] | None = None) -> str:
+    """Write answers in one of `FORMS`; a playlist with paths from a folder, if one is given.
+
+    Raises
+    ------
+    ParameterError
+        No such form.
+    """
+    if form not in FORMS:
+        raise ParameterError(f"results are written as {', '.join(FORMS)}; got {form!r}")
+    if form == "m3u8":
+        return m3u8_of(answers, folder)
+    return json_of(answers) if form == "json" else csv_of(answers)
+
+
+def write_answers(
+    answers: Sequence[Answer], out: str | os.PathLike[str], form: str | None = None, *, relative: bool = False
+) -> str:
+    """Write a file in one of `FORMS`, by default the one that its name ends with; an older file of that name is replaced.
+
+    Returns
+    -------
+    str
+        Its absolute path.
+
+    Raises
+    ------
+    ParameterError
+        No such form.
+    StoreError
+        The file cannot be written; an older one is as it was.
+    """
+    from embedstore.store.disk import explained, write_file
+
+    path = Path(os.path.abspath(out))
+    form = form or {".m3u": "m3u8"}.get(path.suffix.lower(), path.suffix.lower().removeprefix("."))
+    text = text_of(answers, form, path.parent if relative else None)
+    with explained(f"cannot write {os.fspath(out)}"):
+        write_file(path, text.encode("utf-8", "surrogateescape"))
+    return str(path)

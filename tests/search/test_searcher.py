@@ -1,0 +1,343 @@
+"""Filters, shapes, seeds: what a searcher finds, against plain loops over all tracks."""
+
+from __future__ import annotations
+
+import threading
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from search_material import Library, plane
+
+from embedstore.errors import ParameterError, StoreError, StoreFormatError, TrackNotFoundError, UnknownNameError
+from embedstore.index import LayerSearch, build_index
+from embedstore.search import Filter, Query, Searcher, Seed, Shape
+from embedstore.search.shaping import diverse
+from embedstore.store import EmbeddingStore
+from embedstore.types import Mix, TrackLabels, track_id
+
+
+@pytest.fixture(scope="module")
+def searcher(shelf: EmbeddingStore) -> Searcher:
+    return Searcher(shelf)
+
+
+def keys(result: object) -> list[int]:
+    return [int(hit.track, 16) for hit in result.hits]
+
+
+FILTERS = {
+    "genres": (Filter(genres=("BLUES", "jazz")), lambda t: t.labels.genres[0] in ("Blues", "Jazz")),
+    "without_genres": (Filter(without_genres=("rock",)), lambda t: t.labels.genres != ("rock",)),
+    "artists": (Filter(artists=("artist 3",)), lambda t: t.labels.artists == ("Artist 3",)),
+    "without_artists": (Filter(without_artists=("ARTIST 3",)), lambda t: t.labels.artists != ("Artist 3",)),
+    "albums": (Filter(albums=("album 1",)), lambda t: t.labels.album == "Album 1"),
+    "without_albums": (Filter(without_albums=("album 1",)), lambda t: t.labels.album != "Album 1"),
+    "paths": (Filter(paths=("rock/*", "*39*")), lambda t: "/rock/" in t.path or "39" in t.path),
+    "whole paths": (Filter(paths=("/music/[rf]o*",)), lambda t: "/rock/" in t.path or "/folk/" in t.path),
+    "without_paths": (Filter(without_paths=("*S?ng.ogg",)), lambda t: False),
+    "years": (Filter(years=(1985, 2005)), lambda t: 1985 <= t.labels.year <= 2005),
+    "years from": (Filter(years=(0, 1990)), lambda t: 0 < t.labels.year <= 1990),
+    "seconds": (Filter(seconds=(110, 120.5)), lambda t: 110 <= t.seconds <= 120.5),
+    "all": (Filter(genres=("rock",), without_artists=("Artist 3",), years=(1991, 1993)), lambda t: 11 <= t.key <= 13),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_leave_what_a_loop_leaves(shelf: EmbeddingStore, searcher: Searcher, name: str) -> None:
+    """Every field, wanted and unwanted; the nearest of what is left come first, and all of it comes."""
+    wanted, meets = FILTERS[name]
+    left = [track.key for track in shelf.tracks() if meets(track) and track.key != 17]
+    if not left:
+        with pytest.raises(ParameterError, match="no track meets the filters"):
+            searcher.search(track_id(17), wanted)
+        return
+    far = sorted(abs(key - 17) for key in left)
+    everything = keys(searcher.search(track_id(17), wanted, Shape(k=100)))
+    assert sorted(everything) == sorted(left)
+    assert [abs(key - 17) for key in everything] == far
+    assert [abs(key - 17) for key in keys(searcher.search(track_id(17), wanted, Shape(k=2)))] == far[:2]
+
+
+def test_filters_that_leave_nothing_say_which(searcher: Searcher) -> None:
+    """One line with what each part alone leaves; unknown names suggest the closest."""
+    with pytest.raises(ParameterError) as error:
+        searcher.search(track_id(3), Filter(genres=("rock",), years=(1980, 1985), seconds=(100, 102)))
+    assert str(error.value) == (
+        "no track meets the filters; of 40 tracks each alone leaves: genre rock: 10, "
+        "year 1980-1985 (4 tracks have no year): 6, 100-102 seconds: 3"
+    )
+    with pytest.raises(UnknownNameError, match=r"unknown artist 'Artits 3'; did you mean 'Artist 3'"):
+        searcher.search("3", Filter(without_artists=("Artits 3",)))
+    with pytest.raises(UnknownNameError, match=r"unknown genre 'zydeco'; known: Blues, Jazz, folk, rock"):
+        searcher.search("3", Filter(genres=("zydeco",)))
+
+
+def test_names_in_two_forms_of_unicode_are_one(library: Library) -> None:
+    """A file system writes ö as o and two dots; a person types one letter."""
+    library.add(1, 0.0, artists="Björk")
+    library.add(2, 1.0, artists="Bjo\u0308rk", title="Jóga")
+    assert keys(Searcher(library.store).search("1.ogg", Filter(artists=("björk",)))) == [2]
+    assert keys(Searcher(library.store).search("bjork joga")) == [1]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Filter(years=(2000, 1990)), "from the smaller to the larger; got 2000-1990"),
+        (lambda: Filter(genres=("a",), without_genres=("a",)), "'a' is both wanted and unwanted"),
+        (lambda: Shape(k=0), "k must be at least 1; got 0"),
+        (lambda: Shape(per_artist=0), "per artist must be at least 1; got 0"),
+        (lambda: Shape(least=1.5), "-1..1; got 1.5"),
+        (lambda: Shape(diversity=-1), "diversity is 0..1; got -1"),
+        (lambda: Seed("a", 0), "a number other than 0; got 0"),
+        (lambda: Seed("a", float("nan")), "a number other than 0; got nan"),
+        (lambda: Seed("a", at=-1), "seconds from its start; got -1"),
+        (lambda: Query((Seed("a", -1),)), "one of the two"),
+        (lambda: Query((Seed("a"), Seed("a", -1))), "like and unlike 'a' at once"),
+    ],
+)
+def test_contradictions(make: object, message: str) -> None:
+    """Each says what was asked."""
+    with pytest.raises(ParameterError, match=message):
+        make()
+
+
+def test_seeds_add_up(searcher: Searcher) -> None:
+    """Weights move the sum; what is unlike pushes it away; no seed is a result, unless it is wanted and asked for."""
+    between = Query((Seed(track_id(10)), Seed(track_id(20))))
+    assert keys(searcher.search(between, shape=Shape(k=3))) == [15, 14, 16]
+    total = 3 * plane(20) + plane(40) - 0.5 * plane(60)
+    angle = np.degrees(np.arctan2(total[1], total[0]))
+    asked = Query((Seed(track_id(10), 3), Seed(track_id(20)), Seed(track_id(30), -0.5)))
+    others = [key for key in range(40) if key not in (10, 20, 30)]
+    expected = sorted(others, key=lambda key: abs(2 * key - angle))
+    result = searcher.search(asked, shape=Shape(k=5))
+    assert keys(result) == expected[:5]
+    assert result.query == f"3 x {track_id(10)} + {track_id(20)} - 0.5 x {track_id(30)}"
+    kept = keys(searcher.search(asked, shape=Shape(k=40, include_self=True)))
+    assert (10 in kept, 20 in kept, 30 in kept) == (True, True, False)
+    assert keys(searcher.search(Query((Seed(track_id(3), -1),), genre="FOLK"), shape=Shape(k=2))) == [39, 38]
+
+
+def test_seeds_that_cancel_out(library: Library) -> None:
+    """Nothing is left of a direction and its opposite."""
+    library.add(1, 0.0)
+    library.add(2, 180.0)
+    with pytest.raises(ParameterError, match=r"1 \+ 2: these cancel each other out"):
+        Searcher(library.store).search(Query((Seed("1"), Seed("2"))))
+
+
+def test_text_finds_a_track(searcher: Searcher) -> None:
+    """Words of artist and title in any order and case; several answers are listed, wrong letters suggested."""
+    assert searcher.search("song 7 ARTIST 1", shape=Shape(k=1)).hits[0].track in (track_id(6), track_id(8))
+    assert keys(searcher.search("Song 12", shape=Shape(k=1, include_self=True))) == [12]
+    with pytest.raises(
+        ParameterError, match=r"6 tracks answer to 'artist 3': .*, Artist 3 - Song 15 \(0+f\), .* 1 more; give"
+    ):
+        searcher.search("artist 3")
+    with pytest.raises(TrackNotFoundError, match=r"did you mean 'Artist 6 - Song 33' or .*no file of that name"):
+        searcher.search("Artst 6 Sonk 33")
+    with pytest.raises(TrackNotFoundError, match=r"'12 Sung.ogg'.* did you mean '12 Söng.ogg'"):
+        searcher.search("12 Sung.ogg")
+    assert keys(searcher.search("rock/12 Söng.ogg", shape=Shape(k=1, include_self=True))) == [12]
+
+
+def test_percentile_is_the_share_of_pairs_that_are_less_alike(shelf: EmbeddingStore, searcher: Searcher) -> None:
+    """Counted over all pairs of a small library; a library of one has none."""
+    rows = LayerSearch(shelf).vectors(shelf.keys())
+    pairs = np.array([a @ b for a, b in combinations(rows, 2)])
+    for hit in searcher.search(track_id(3), shape=Shape(k=39)).hits:
+        below = 100 * (pairs < hit.score - 1e-6).mean(), 100 * (pairs < hit.score + 1e-6).mean()
+        assert below[0] - 1e-9 <= hit.percentile <= below[1] + 1e-9
+
+
+def test_few_of_an_artist_and_a_least_similarity(searcher: Searcher) -> None:
+    """The search goes on until k are found, or says that none are alike enough."""
+    wide = searcher.search(track_id(0), shape=Shape(k=8, per_artist=1))
+    assert keys(wide) == [1, 5, 10, 15, 20, 25, 30, 35]
+    assert keys(searcher.search(track_id(0), shape=Shape(k=100, per_artist=2)))[:4] == [1, 2, 5, 6]
+    near = searcher.search(track_id(0), shape=Shape(k=30, least=float(np.cos(np.radians(6.5)))))
+    assert keys(near) == [1, 2, 3]
+    none = searcher.search(track_id(0), shape=Shape(least=1.0))
+    assert (none.hits, none.notes) == ((), ("no track is 1 alike; the nearest is 0.9994",))
+
+
+def test_copies_stand_under_one(library: Library) -> None:
+    """The same artist and title, or the same length and hardly another sound; copies of the query are left out, too."""
+    rng = np.random.default_rng(0)
+    for key in range(100, 130):
+        library.add(key, float(rng.uniform(45, 315)), seconds=float(1000 + 10 * key))
+    library.add(1, 0.0, seconds=200.0, artists="A", title="One")
+    library.add(2, 0.5, seconds=200.4)  # a copy of 1 by sound
+    library.add(3, 3.0, seconds=300.0, artists=("B", "C"), title="Two")
+    library.add(4, 40.0, seconds=320.0, artists=("c", "B"), title=" TWO")  # of 3 by name
+    library.add(5, 3.4, seconds=300.9)  # of 3 by sound
+    library.add(6, 3.3, seconds=302.0)  # another length
+    library.add(7, 30.0, seconds=300.0)  # another sound
+    searcher = Searcher(library.store)
+    hits = {int(hit.track, 16): hit for hit in searcher.search(track_id(1), shape=Shape(k=30, collapse=True)).hits}
+    assert hits[3].copies == (track_id(5), track_id(4))
+    assert {6, 7} <= set(hits)
+    assert not {1, 2, 4, 5} & set(hits)
+    shown = keys(searcher.search(track_id(1), shape=Shape(k=2, collapse=True, include_self=True)))
+    assert shown == [1, 3]
+
+
+def test_diversity_is_mmr(searcher: Searcher) -> None:
+    """Against a plain loop over a pool; without diversity the nearest come as they are."""
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(30, 4)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    scores = rows @ rows[0]
+    for diversity in (0.0, 0.3, 0.8):
+        chosen: list[int] = []
+        while len(chosen) < 10:
+            left = [i for i in range(30) if i not in chosen]
+            worth = [
+                (1 - diversity) * scores[i] - diversity * max((rows[i] @ rows[j] for j in chosen), default=0)
+                for i in left
+            ]
+            chosen.append(left[int(np.argmax(worth))])
+        assert diverse(scores.tolist(), rows, 10, diversity) == chosen
+    near, spread = (keys(searcher.search(track_id(20), shape=Shape(k=4, diversity=d))) for d in (0.0, 0.7))
+    assert near == [19, 21, 18, 22]
+    assert spread[0] == 19
+    assert np.ptp(spread) > np.ptp(near)
+
+
+def test_transform_and_mix(shelf: EmbeddingStore) -> None:
+    """Centred vectors are compared around the library's mean; a mix of layers is a layer."""
+    rows = shelf.vectors(shelf.keys(), 4).astype(np.float64)
+    moved = rows - rows.mean(axis=0)
+    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    result = Searcher(shelf, transform="centre").search(track_id(3), shape=Shape(k=39))
+    expected = dict(zip(shelf.keys().tolist(), moved @ moved[3], strict=True))
+    assert (result.transform, result.to_dict()["transform"]) == ("centre", "centre")
+    for hit in result.hits:
+        assert hit.score == pytest.approx(expected[int(hit.track, 16)], abs=1e-3)
+    mix = Mix("m", np.array([[1, 1], [2, 2]], np.float32), np.array([0.5, 0], np.float32))
+    mixed = Searcher(shelf, layer=mix).search(track_id(3), shape=Shape(k=1))
+    both = shelf.vectors(shelf.keys(), 0) + 2 * shelf.vectors(shelf.keys(), 4) + [0.5, 0]
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    assert mixed.layer == "mix"
+    assert mixed.hits[0].score == pytest.approx(np.sort(both @ both[3])[-2], abs=1e-4)
+
+
+def test_moments(tmp_path: Path) -> None:
+    """The window that holds the moment is the query, and of each hit the nearest window is told."""
+    library = Library(tmp_path / "kept", windows=True)
+    library.add(1, 0.0, 90.0, 180.0)
+    library.add(2, 170.0, 100.0)
+    library.add(3, 10.0, 20.0)
+    searcher = Searcher(library.store)
+    result = searcher.search(Query((Seed("1", at=12.0),)))
+    assert keys(result) == [2, 3]
+    assert [(hit.at, hit.end) for hit in result.hits] == [(10.0, 20.0), (10.0, 20.0)]
+    assert result.query == "1 at 0:12"
+    (first, _) = searcher.search(Query((Seed("1", at=29.9),))).hits
+    assert (first.track, first.at, first.to_dict()["end"]) == (track_id(2), 0.0, 10.0)
+    assert searcher.search("1").hits[0].at is None
+    with pytest.raises(ParameterError, match=r"1 ends at 0:30; there is no moment 1:00"):
+        searcher.search(Query((Seed("1", at=60.0),)))
+
+
+def test_moments_need_windows(searcher: Searcher) -> None:
+    """The error says what to build."""
+    with pytest.raises(StoreError, match=r"there is no moment 0:01 of 0+3: .* keeps no windows; build a new one"):
+        searcher.search(Query((Seed(track_id(3), at=1.0),)))
+
+
+def test_it_follows_the_store(library: Library) -> None:
+    """Tracks that another process adds, labels and deletes are so in the next search; an open searcher needs nothing done."""
+    library.add(1, 0.0, genres="a")
+    searcher = Searcher.open(library.store.path)
+    assert (searcher.search("1").hits, searcher.search("1", shape=Shape(include_self=True)).hits[0].percentile) == (
+        (),
+        None,
+    )
+    library.add(2, 1.0, genres="a")
+    assert keys(searcher.search("1", Filter(genres=("a",)))) == [2]
+    view = searcher.view()
+    with library.store.writer() as writer:
+        writer.label(2, TrackLabels(("b",)))
+    with pytest.raises(ParameterError, match=r"genre a: 1, path 2\*: 1$"):
+        searcher.search("2", Filter(genres=("a",), paths=("2*",)))
+    assert keys(searcher.search("1", Filter(genres=("b",)))) == [2]
+    assert searcher.view().live is view.live, "labels do not change vectors"
+    library.store.remove([track_id(2)], yes=True)
+    assert keys(searcher.search("1")) == []
+    with pytest.raises(TrackNotFoundError):
+        searcher.search(track_id(2))
+    searcher.close()
+
+
+def test_what_goes_wrong_because_the_store_changes_is_tried_again(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails while something is added is looked at again, also by a writer of this process; else the fault is told."""
+    library.add(1, 0.0)
+    library.add(2, 1.0)
+    searcher, real, calls = Searcher(library.store), LayerSearch.search, []
+
+    def broken(live: LayerSearch, *args: object, **options: object) -> object:
+        calls.append(live)
+        if len(calls) == 1:
+            library.add(3, 0.5)
+            raise StoreFormatError("shard 1 is gone")
+        return real(live, *args, **options)
+
+    monkeypatch.setattr(LayerSearch, "search", broken)
+    assert keys(searcher.search("1")) == [3, 2]
+    calls.clear()
+    monkeypatch.setattr(library, "add", lambda *_args: None)
+    with pytest.raises(StoreFormatError, match="shard 1 is gone"):
+        searcher.search("1")
+
+
+def test_many_threads_while_the_store_grows(library: Library) -> None:
+    """No search fails or sees what is half there; the last ones see all."""
+    for key in range(5):
+        library.add(key, 10.0 * key)
+    searcher, faults, done = Searcher(EmbeddingStore.open(library.store.path)), [], threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            try:
+                found = keys(searcher.search(track_id(0), Filter(seconds=(0, 99)), Shape(k=50, collapse=True)))
+                assert found == list(range(1, len(found) + 1)), found
+            except BaseException as error:  # noqa: BLE001 - told below
+                faults.append(error)
+                return
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for key in range(5, 15):
+        library.add(key, 10.0 * key)
+    library.store.compact()
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert keys(searcher.search(track_id(0), shape=Shape(k=50))) == list(range(1, 15))
+
+
+def test_a_new_index_is_taken_up(library: Library) -> None:
+    """Answers are the same, and the index is used without opening the store again."""
+    for key in range(30):
+        library.add(key, 5.0 * key)
+    searcher = Searcher(library.store)
+    before = searcher.search("3")
+    assert searcher.view().live.report is None
+    build_index(library.store)
+    assert searcher.search("3") == before
+    assert searcher.view().live.report is not None
+
+
+def test_duplicates_and_one_track(library: Library) -> None:
+    """Equal vectors come in the order of their ids; a store of one track has no neighbours, and no percentile."""
+    for key in (4, 2, 9):
+        library.add(key, 33.0)
+    assert keys(Searcher(library.store).search(track_id(2))) == [4, 9]

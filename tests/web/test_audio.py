@@ -1,0 +1,123 @@
+"""Audio by key: parts of a file as players ask for them, and only files that are as they were stored."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from embedstore.types import track_id
+
+SOUND = bytes([65 + 3]) * 400 + b"end"
+
+
+@pytest.fixture
+def own(shelf, tmp_path_factory):
+    """Make a track whose file this test may spoil: its number, path and address."""
+    made = []
+
+    def make(i):
+        path = shelf.music / f"own-{i}.ogg"
+        key = shelf.put(i, path.name)
+        made.append(key)
+        return path, f"/api/tracks/{key}/audio"
+
+    yield make
+    shelf.store.remove(made, yes=True)
+
+
+def test_a_whole_file(client, shelf) -> None:
+    """Its bytes, kind and length."""
+    whole = client.get(f"/api/tracks/{track_id(1003)}/audio")
+    assert (whole.status_code, whole.content) == (200, shelf.sound(3))
+    assert whole.headers["content-type"] == "audio/ogg"
+    assert (whole.headers["accept-ranges"], whole.headers["content-length"]) == ("bytes", "1003")
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "span"),
+    [
+        ("bytes=0-0", 206, (0, 0)), ("bytes=0-", 206, (0, 1002)), ("bytes=5-9", 206, (5, 9)), ("bytes=1002-", 206, (1002, 1002)),
+        ("bytes=1000-99999999", 206, (1000, 1002)), ("bytes=-1", 206, (1002, 1002)), ("bytes=-5000", 206, (0, 1002)),
+        ("bytes=1003-", 416, None), ("bytes=1003-1004", 416, None), ("bytes=-0", 416, None), ("bytes=99999999999999999-", 416, None),
+        ("bytes=9-5", 200, None), ("bytes=-", 200, None), ("bytes=0-1,5-6", 200, None), ("bytes=x-", 200, None), ("seconds=1-2", 200, None),
+        ("bytes=" + "9" * 5000 + "-", 200, None), ("bytes=--1", 200, None), ("", 200, None),
+    ],
+)  # fmt: skip
+def test_ranges_at_the_edges(client, shelf, asked, code, span) -> None:
+    """First, last and more than there is; behind the end is 416; what is no range, or many, is answered in whole."""
+    answer = client.get(f"/api/tracks/{track_id(1003)}/audio", headers={"Range": asked})
+    assert answer.status_code == code
+    if code == 206:
+        assert answer.headers["content-range"] == f"bytes {span[0]}-{span[1]}/1003"
+        assert answer.content == shelf.sound(3)[span[0] : span[1] + 1]
+        assert answer.headers["content-length"] == str(span[1] + 1 - span[0])
+    elif code == 416:
+        assert (answer.headers["content-range"], answer.json()["error"]["message"]) == (
+            "bytes */1003",
+            "the range lies behind the end",
+        )
+    else:
+        assert answer.content == shelf.sound(3)
+
+
+def test_if_range(client) -> None:
+    """A part of the file that the player knows; of another one, the whole."""
+    where = f"/api/tracks/{track_id(1003)}/audio"
+    known = client.get(where).headers
+    for tag, code in ((known["etag"], 206), (known["last-modified"], 206), ('"other"', 200)):
+        assert client.get(where, headers={"Range": "bytes=0-1", "If-Range": tag}).status_code == code
+
+
+def test_files_that_are_not_as_they_were(client, own, tmp_path) -> None:
+    """Gone, changed, a link that leaves the folder, a FIFO, a folder: 410, and at once."""
+    path, where = own(20)
+    stamp = path.stat()
+    assert client.get(where).status_code == 200
+    sound = path.read_bytes()
+
+    def refused():
+        answer = client.get(where)
+        assert answer.status_code == 410
+        return answer.json()["error"]["message"]
+
+    path.write_bytes(sound[:-1] + b"?")
+    assert "own-20.ogg: it has changed since it was stored; build again" in refused()
+    path.unlink()
+    assert "No such file" in refused()
+    outside = tmp_path / "outside.ogg"
+    outside.write_bytes(sound)
+    os.utime(outside, ns=(stamp.st_mtime_ns, stamp.st_mtime_ns))
+    path.symlink_to(outside)
+    assert "a link that leaves its folder" in refused()
+    path.unlink()
+    os.mkfifo(path)
+    assert "no plain file" in refused()
+    path.unlink()
+    path.mkdir()
+    assert "own-20.ogg" in refused()
+    path.rmdir()
+    path.write_bytes(sound)
+    os.utime(path, ns=(stamp.st_mtime_ns, stamp.st_mtime_ns))
+    assert client.get(where).content == sound
+
+
+def test_a_link_within_the_folder_is_as_good_as_a_file(client, own) -> None:
+    """As the build takes it."""
+    path, where = own(21)
+    path.rename(path.with_name("target.ogg"))
+    path.symlink_to("target.ogg")
+    assert client.get(where).status_code == 200
+
+
+def test_no_file_stays_open(client, own) -> None:
+    """After whole files, parts and refusals there are as many open files as before."""
+    path, where = own(22)
+    ask = [{}, {"Range": "bytes=0-1"}, {"Range": "bytes=9999-"}]
+    client.get(where)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else pytest.skip("no /proc")  # noqa: PTH112, PTH208
+    for headers in ask:
+        client.get(where, headers=headers)
+    path.write_bytes(b"other")
+    client.get(where)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

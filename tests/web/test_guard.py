@@ -1,0 +1,140 @@
+"""Who may ask, and how much."""
+
+from __future__ import annotations
+
+import pytest
+
+from embedstore.errors import AudioError
+from embedstore.search import SearchResult
+from embedstore.web import app as routes
+from embedstore.web.guard import HEADERS
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:8765", "localhost:1", "LOCALHOST", "[::1]:8765", "[::1]", "192.168.1.7:80"]
+)
+def test_addresses_and_own_names_are_ours(client, host) -> None:
+    """Whatever the port: it may be forwarded."""
+    assert client.get("/api/health", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8765",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "",
+        ":",
+        "[evil]",
+        "user@127.0.0.1",
+    ],
+)
+def test_foreign_hosts_are_refused(client, host) -> None:
+    """A name that leads here by a trick of DNS is not ours."""
+    answer = client.get("/api/health", headers={"Host": host})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "BadRequest")
+
+
+def test_a_page_of_another_site_may_not_ask(client) -> None:
+    """A page of ours may; nobody is told that others may."""
+    assert client.get("/api/health", headers={"Origin": "http://127.0.0.1:8765"}).status_code == 200
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:9999"):
+        answer = client.get("/api/health", headers={"Origin": origin})
+        assert answer.status_code == 403
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_a_token_is_asked_for_everywhere(searcher, client_of) -> None:
+    """Missing, wrong and half ones are refused on every path; the right one opens, however Bearer is spelled."""
+    client = client_of(searcher, token="s3cret")  # noqa: S106
+    paths = ("/api/health", "/openapi.json", "/api/tracks/0/audio", "/nothing")
+    for given in (
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer s3cre",
+        "Bearer s3crets",
+        "Basic s3cret",
+        "s3cret",
+        "Bearer s3cr\u00e9t",
+    ):
+        headers = {} if given is None else {"Authorization": given.encode("latin-1")}
+        for path in paths:
+            answer = client.get(path, headers=headers)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    for given in ("Bearer s3cret", "bearer s3cret"):
+        assert client.get("/api/health", headers={"Authorization": given}).status_code == 200
+
+
+def test_every_answer_carries_the_headers(client) -> None:
+    """Errors, refusals and files included."""
+    for answer in (
+        client.get("/api/health"), client.get("/nothing"), client.get("/api/health", headers={"Host": "evil.example"}),
+        client.get("/api/tracks/00000000000003e8/audio"), client.post("/api/search", content=b"{"),
+    ):  # fmt: skip
+        assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+
+
+def test_large_bodies_are_refused(client, searcher, monkeypatch) -> None:
+    """By their stated length before they are read, and in pieces where none is stated; an upload may be larger."""
+    too_large = b"[" * (routes.LARGEST_BODY + 1)
+    json = {"Content-Type": "application/json"}
+    for content in (too_large, iter([too_large[:50_000], too_large[50_000:]])):
+        answer = client.post("/api/search", content=content, headers=json)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (
+            413,
+            "the body of the request is larger than 65,536 bytes",
+        )
+    answer = client.post("/api/search/audio", headers={"Content-Length": str(routes.LARGEST_UPLOAD + 1)}, content=b"")
+    assert answer.status_code == 413
+    for length in ("-1", "x", "9" * 30):
+        answer = client.post("/api/search", headers={**json, "Content-Length": length}, content=b"{}")
+        assert answer.status_code in (413, 422)
+    monkeypatch.setattr(searcher, "search", lambda *_, **__: SearchResult("x", 1, ()))
+    assert client.post("/api/search/audio", content=too_large).status_code == 200
+
+
+def test_uploads_at_once_are_limited_and_places_come_back(searcher, monkeypatch) -> None:
+    """The one too many is told to try again, before its body is read; a client that leaves gives its place back."""
+    import asyncio
+
+    app = routes.create_app(searcher)
+    sent = []
+
+    async def visit(receive):
+        headers = [(b"host", b"localhost")]
+        scope = {"type": "http", "method": "POST", "path": routes.UPLOAD, "raw_path": b"", "query_string": b"", "headers": headers, "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "http", "client": None, "server": None, "root_path": ""}  # fmt: skip
+        codes = []
+
+        async def send(message):
+            codes.append(message.get("status"))
+
+        await app(scope, receive, send)
+        sent.append(codes[0] if codes else None)
+
+    async def main():
+        leave = asyncio.Event()
+
+        async def slow():
+            await leave.wait()
+            return {"type": "http.disconnect"}
+
+        async def whole():
+            return {"type": "http.request", "body": b"noise"}
+
+        waiting = [asyncio.create_task(visit(slow)) for _ in range(routes.UPLOADS)]
+        await asyncio.sleep(0.05)
+        await visit(whole)
+        leave.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await visit(whole)
+
+    def refuse(*_, **__):
+        raise AudioError("no sound in it")
+
+    monkeypatch.setattr(searcher, "search", refuse)
+    asyncio.run(main())
+    assert (sent[0], sent[-1]) == (503, 422)

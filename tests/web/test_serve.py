@@ -1,0 +1,215 @@
+"""The command: where it listens, who may reach it, how it ends; and a real process under load while its store changes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.client import HTTPConnection
+
+import pytest
+import uvicorn
+from click.testing import CliRunner
+
+import cli
+from embedstore.errors import MissingDependencyError, ParameterError
+from embedstore.index import build_index
+from embedstore.search import Searcher
+from embedstore.types import track_id
+from embedstore.web import serve
+
+NUMBERS = range(10)
+
+
+@pytest.fixture
+def told(shelf, monkeypatch):
+    """Serve, without waiting for anybody; give what was said when it was ready, and close what it listened to."""
+
+    def start(**options):
+        said = []
+        monkeypatch.setattr(uvicorn.Server, "run", lambda _self, sockets: [one.close() for one in sockets])
+        monkeypatch.setattr(Searcher, "close", lambda _: None)
+        serve(shelf.store, port=0, ready=said.append, **options)
+        return said[0]
+
+    return start
+
+
+def test_this_machine_needs_no_token_others_do(told, shelf) -> None:
+    """A random one off loopback, unless one is given; the address is one that can be asked."""
+    here = told()
+    assert (here.token, here.store, here.tracks) == (None, str(shelf.store.path), 10)
+    assert here.url.startswith("http://127.0.0.1:")
+    assert told(host="localhost").token is None
+    tokens = {told(host="0.0.0.0").token for _ in range(3)}  # noqa: S104
+    assert len(tokens) == 3
+    assert min(map(len, tokens)) == 32
+    assert told(token="mine").token == told(host="0.0.0.0", token="mine").token == "mine"  # noqa: S104, S105, S106
+
+
+def test_what_cannot_be_served_is_one_line(shelf) -> None:
+    """A port in use, a name that is nobody's, a token that no header holds, and the extra that is missing."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = CliRunner().invoke(cli.main, ["serve", "--store", str(shelf.store.path), "--port", str(port)])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"embedstore: cannot listen on 127.0.0.1, port {port}: Address already in use; choose another --port or --host\n"
+    )
+    with pytest.raises(
+        ParameterError, match=r"cannot listen on no\.such\.host\.invalid, port 1: [^\n]+; choose another"
+    ):
+        serve(shelf.store, host="no.such.host.invalid", port=1)
+    for token in ("", "two words", "caf\u00e9", "line\n"):
+        with pytest.raises(ParameterError, match="a token is one word"):
+            serve(shelf.store, token=token)
+
+
+@pytest.mark.parametrize("module", ["fastapi", "uvicorn"])
+def test_a_missing_extra_names_its_install_line(shelf, monkeypatch, module) -> None:
+    """Before anything is opened."""
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=r"run: pip install 'embedstore-mir\[web\]'"):
+        serve(shelf.store)
+
+
+@contextlib.contextmanager
+def service(store, *options):
+    """Run the real command; give its process and where it is."""
+    command = [sys.executable, "-m", "cli", "serve", "--store", str(store), "--port", "0", "--json", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said = "".join(iter(process.stdout.readline, "}\n")) + "}"
+            yield process, json.loads(said)
+        finally:
+            process.kill()
+
+
+class Visitor(threading.Thread):
+    """Asks for one thing after another, over one connection, until told to stop; remembers what was not answered."""
+
+    def __init__(self, number, port, stop) -> None:
+        super().__init__(daemon=True)
+        self.random, self.port, self.stop = random.Random(number), port, stop
+        self.answers, self.faults = 0, []
+
+    def run(self):
+        """Ask."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        while not self.stop.is_set():
+            key = track_id(1000 + self.random.choice(NUMBERS))
+            search = json.dumps(
+                {"query": {"seeds": [{"what": key}]}, "filter": {"genres": ["blues"]}, "shape": {"k": 3}}
+            )
+            method, path, body = self.random.choice(
+                [
+                    ("GET", f"/api/tracks/{key}/neighbors?k=5", None), ("GET", "/api/tracks?q=song&limit=5", None),
+                    ("GET", f"/api/tracks/{key}/audio", None), ("GET", "/api/store", None), ("GET", "/api/genres/map", None),
+                    ("POST", "/api/search", search), ("GET", f"/api/tracks/{key}", None),
+                ]
+            )  # fmt: skip
+            try:
+                connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+                answer = connection.getresponse()
+                content = answer.read()
+            except OSError as error:
+                self.faults.append((path, repr(error)))
+                return
+            self.answers += 1
+            if answer.status != 200:
+                self.faults.append((path, content[:300]))
+
+
+@pytest.mark.slow
+def test_fifty_clients_while_the_store_changes(shelf) -> None:
+    """Nobody gets an error while tracks come and go, shards are merged and an index is built twice; Ctrl-C ends it with 0."""
+    with service(shelf.store.path) as (process, where):
+        assert (where["token"], where["tracks"]) == (None, 10)
+        port, stop = int(where["url"].rpartition(":")[2]), threading.Event()
+        visitors = [Visitor(i, port, stop) for i in range(50)]
+        for visitor in visitors:
+            visitor.start()
+        for i in range(100, 140):
+            shelf.put(i)
+            if i % 10 == 5:
+                shelf.store.remove([track_id(1000 + i)], yes=True)
+                build_index(shelf.store, kind=("flat", "rabitq")[i // 10 % 2])
+            if i % 10 == 9:
+                shelf.store.compact()
+            time.sleep(0.1)
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        last = shelf.put(140)  # at the angle of track 32, or near it
+        connection.request("GET", f"/api/tracks/{last}/neighbors?k=100")
+        hits = json.loads(connection.getresponse().read())["hits"]
+        stop.set()
+        for visitor in visitors:
+            visitor.join(60)
+        faults = [fault for visitor in visitors for fault in visitor.faults]
+        assert not faults, faults[:5]
+        assert min(visitor.answers for visitor in visitors) > 0
+        found = {hit["track"] for hit in hits}
+        assert track_id(1139) in found
+        assert track_id(1135) not in found
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert time.monotonic() - start < 5
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.slow
+def test_a_player_that_listens_does_not_keep_the_service_alive(shelf, tmp_path) -> None:
+    """Ctrl-C ends it although somebody has a file half way, and SIGTERM does the same."""
+    big = shelf.music / "30.ogg"
+    shelf.sound = lambda _: b"x" * 50_000_000
+    key = shelf.put(30)
+    del shelf.sound
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        with service(shelf.store.path) as (process, where):
+            connection = HTTPConnection("127.0.0.1", int(where["url"].rpartition(":")[2]), timeout=60)
+            connection.request("GET", f"/api/tracks/{key}/audio")
+            assert len(connection.getresponse().read(1000)) == 1000
+            process.send_signal(ending)
+            assert process.wait(10) == 0
+            assert process.stderr.read() == ""
+    shelf.store.remove([key])
+    big.unlink()
+
+
+@pytest.mark.slow
+def test_real_uploads(tmp_path, write_audio, client_of) -> None:
+    """Sound that is stored finds its track and others of its pitch; a long, a short and a spoilt file are told; nothing is left behind."""
+    import tempfile
+
+    from embedstore.pipeline import build
+
+    for i, (genre, pitch) in enumerate([("low", 110), ("low", 120), ("high", 1500), ("high", 1600)]):
+        write_audio(f"music/{genre}/{i}.wav", 2.0, frequency=pitch)
+    build(tmp_path / "music", tmp_path / "store", encoder="mfcc", jobs=1)
+    with Searcher.open(tmp_path / "store") as searcher, client_of(searcher) as client:
+        copy = client.post("/api/search/audio?k=1", content=(tmp_path / "music/low/0.wav").read_bytes()).json()
+        assert (copy["query"], copy["hits"][0]["path"]) == ("the upload", str(tmp_path / "music/low/1.wav"))
+        new = write_audio("new.flac", 2.0, 44100, frequency=1550).read_bytes()
+        threads, codes = [], []
+        for _ in range(4):
+            ask = lambda: codes.append(client.post("/api/search/audio?k=2", content=new).json()["hits"][0]["genres"])  # noqa: E731
+            threads.append(threading.Thread(target=ask))
+            threads[-1].start()
+        for thread in threads:
+            thread.join()
+        assert codes == [["high"]] * 4
+        for content in (b"", b"noise", new[:100], b"RIFF" + bytes(1000), write_audio("short.wav", 0.001).read_bytes()):
+            answer = client.post("/api/search/audio", content=content)
+            assert answer.status_code == 422, answer.text
+            assert "/tmp" not in answer.text
+            assert answer.json()["error"]["type"] == "AudioError"
+    assert not [*tmp_path.parent.glob("embedstore-*")]
+    from pathlib import Path
+
+    assert not [*Path(tempfile.gettempdir()).glob("embedstore-????????")]
