@@ -126,6 +126,10 @@ JOBS = click.option(
     help="Files at a time. [default: one per core; at most 16 for a device other than cpu]",
 )
 LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Look at the first N files only.")
+LAYER = click.option(
+    "--layer",
+    help="Number, name or 'mean'; best or mix, or best:NAME or mix:NAME: what a saved probe chose. [default: the encoder's]",
+)
 TRANSFORM = click.option(
     "--transform",
     type=click.Choice(["none", "centre", "standardise", "whiten"]),
@@ -548,7 +552,7 @@ def merge(ctx: click.Context, /, sources: tuple[str, ...], store: str, as_json: 
 
 @main.command()
 @STORE
-@click.option("--layer", help="Number, name or 'mean'. [default: the encoder's]")
+@LAYER
 @TRANSFORM
 @click.option(
     "--kind",
@@ -584,6 +588,7 @@ def index(ctx: click.Context, /, store: str, as_json: bool, **options: Any) -> N
     if update and (given := _given(ctx, "recall", "memory", "seed")):
         raise click.UsageError(f"--update keeps what the index was built with; leave out {given}")
     opened = _open(store)
+    options["layer"] = _layer(opened, options["layer"])
     if update:
         report = update_index(opened, options["layer"], options["kind"], transform=options["transform"])
     else:
@@ -632,10 +637,7 @@ def index(ctx: click.Context, /, store: str, as_json: bool, **options: Any) -> N
     show_default=True,
     help="0: the nearest; towards 1: ever more unlike each other.",
 )
-@click.option(
-    "--layer",
-    help="Number, name or 'mean'; best or mix, or best:NAME or mix:NAME: what a saved probe chose. [default: the encoder's]",
-)
+@LAYER
 @TRANSFORM
 @click.option(
     "--format",
@@ -644,6 +646,7 @@ def index(ctx: click.Context, /, store: str, as_json: bool, **options: Any) -> N
     help="[default: table; with --out, as FILE's name says]",
 )
 @click.option("--out", metavar="FILE", type=click.Path(), help="Write there.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE.")
 @click.option("--relative", is_flag=True, help="Paths of a playlist as seen from its folder.")
 @MODEL
 @DEVICE
@@ -651,7 +654,15 @@ def index(ctx: click.Context, /, store: str, as_json: bool, **options: Any) -> N
 @JSON
 @click.pass_context
 def search(
-    ctx: click.Context, /, store: str, as_json: bool, form: str | None, out: str | None, relative: bool, **options: Any
+    ctx: click.Context,
+    /,
+    store: str,
+    as_json: bool,
+    form: str | None,
+    out: str | None,
+    overwrite: bool,
+    relative: bool,
+    **options: Any,
 ) -> None:
     """Find the tracks that sound most like QUERY: a stored track (id, path, name, words of artist and title) or any audio file.
 
@@ -659,12 +670,12 @@ def search(
     """
     from embedstore.search import Searcher, batch, playlists
 
-    _check_output(as_json, form, out, relative)
+    _check_output(as_json, form, out, relative, overwrite)
     lines, wanted, shape = _question(options)
     opened = _open(store)
     with Searcher(opened, **options | {"layer": _layer(opened, options["layer"])}) as searcher:
         answers = batch.search_lines(searcher, lines, wanted, shape)
-    file = out and playlists.write_answers(answers, out, form, relative=relative)
+    file = out and playlists.write_answers(opened, answers, out, form, relative=relative, overwrite=overwrite)
     document = playlists.document_of(answers) | ({"file": file} if file else {})
     if as_json or file or form in (None, "table"):
         _show(document, as_json, lambda found: display.show_search(found, told=opened.problems))
@@ -675,10 +686,7 @@ def search(
 
 @main.command()
 @STORE
-@click.option(
-    "--layer",
-    help="Number, name or 'mean'; best or mix, or best:NAME or mix:NAME: what a saved probe chose. [default: the encoder's]",
-)
+@LAYER
 @TRANSFORM
 @click.option(
     "--near", metavar="GENRE|TRACK", help="Instead of the map: the genres nearest to this one or to a stored track."
@@ -708,10 +716,7 @@ def genre_map(store: str, as_json: bool, near: str | None, out: str | None, over
 @click.argument("target", metavar="FILE.parquet|FILE.csv")
 @STORE
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours of each track.")
-@click.option(
-    "--layer",
-    help="Number, name or 'mean'; best or mix, or best:NAME or mix:NAME: what a saved probe chose. [default: the encoder's]",
-)
+@LAYER
 @TRANSFORM
 @click.option("--exact", is_flag=True, help="Compare all tracks, even where there is an index.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
@@ -744,10 +749,7 @@ def knn_graph(target: str, store: str, as_json: bool, **options: Any) -> None:
     show_envvar=True,
     help="That each request must bring. [default: none on this machine alone, else a random one, which is printed]",
 )
-@click.option(
-    "--layer",
-    help="Number, name or 'mean'; best or mix, or best:NAME or mix:NAME: what a saved probe chose. [default: the encoder's]",
-)
+@LAYER
 @TRANSFORM
 @MODEL
 @DEVICE
@@ -865,7 +867,11 @@ def audit(store: str, as_json: bool, folder: str | None, **options: Any) -> None
     help="Judgements: anchor,near,far, or MagnaTagATune's comparisons_final.csv.",
 )
 @click.option(
-    "--queries", type=click.IntRange(min=1), default=20_000, show_default=True, help="Tracks that ask, at most."
+    "--queries",
+    type=click.IntRange(min=1),
+    default=20_000,
+    show_default=True,
+    help="In a larger library a sample of so many tracks asks.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
@@ -1162,7 +1168,7 @@ def _question(options: dict[str, Any]) -> tuple[Any, Any, Any]:
     return lines, wanted, Shape(**{name: options.pop(name) for name in names})
 
 
-def _check_output(as_json: bool, form: str | None, out: str | None, relative: bool) -> None:
+def _check_output(as_json: bool, form: str | None, out: str | None, relative: bool, overwrite: bool) -> None:
     """Refuse options of output that say different things."""
     if as_json and form not in (None, "json") and not out:
         raise click.UsageError(
@@ -1172,6 +1178,8 @@ def _check_output(as_json: bool, form: str | None, out: str | None, relative: bo
         raise click.UsageError("a table is for people; write json, csv or m3u8")
     if relative and "m3u8" not in (form, (out or "").lower().rpartition(".")[2]):
         raise click.UsageError("--relative is for playlists")
+    if overwrite and not out:
+        raise click.UsageError("--overwrite replaces the FILE of --out; give one")
 
 
 def _layer(store: Any, layer: str | None) -> Any:

@@ -6,7 +6,7 @@ answered; all clients are threads of one process, so that they and the service s
 a `Searcher` in a process of their own: what HTTP and JSON cost is the difference. Up means that the first request is answered,
 from the start of the process, all in the page cache.
 
-Run: python benchmarks/serve_load.py [--tracks 100000] [--seconds 10] [--store FOLDER]
+Run: python benchmarks/serve_load.py [--tracks 100000] [--seconds 10] [--store FOLDER]    (quick: --tracks 5000 --seconds 2)
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ from embedstore.types import LayerEmbeddings, TrackLabels
 CLIENTS = (1, 10, 50)
 STARTS = 3
 RANK, CLUSTERS = 60, 200
-Ask = Callable[
-    [], Callable[[str], bool]
-]  # of a client: how it searches for what is near to a track; whether that went well
+Ask = Callable[[], Callable[[str], bool]]  # a client: searches for what is near to a track; whether that went well
 
 
 def make(folder: Path, n: int) -> None:
@@ -52,14 +50,10 @@ def make(folder: Path, n: int) -> None:
     spread = rng.standard_normal((RANK, DIM), np.float32)
     store = create(folder, 1)
     with store.writer() as writer:
-        for start in range(0, n, 4096):
-            numbers = np.arange(start, min(n, start + 4096))
-            rows = (centres[numbers % CLUSTERS] + rng.standard_normal((len(numbers), RANK), np.float32)) @ spread
-            for i, row in zip(numbers.tolist(), rows, strict=True):
-                labels = TrackLabels(
-                    (f"genre {i % CLUSTERS}",), (f"Artist {i // 12}",), f"Album {i // 12}", f"Title {i}"
-                )
-                writer.add(replace(track(i), labels=labels), f"{i:032x}", LayerEmbeddings((row,), 1499))
+        for i in range(n):
+            row = (centres[i % CLUSTERS] + rng.standard_normal(RANK, np.float32)) @ spread
+            labels = TrackLabels((f"genre {i % CLUSTERS}",), (f"Artist {i // 12}",), f"Album {i // 12}", f"Title {i}")
+            writer.add(replace(track(i), labels=labels), f"{i:032x}", LayerEmbeddings((row,), 1499))
     store.compact()
     build_index(store)
 
@@ -142,8 +136,7 @@ def main() -> None:
         if not EmbeddingStore.exists(folder):
             make(folder, asked.tracks)
         names = first_ids(folder, 20_000)
-        rows, rates, faults = [], {}, 0
-        starts = []
+        rows, rates, faults, starts = [], {}, 0, []
         for _ in range(STARTS):
             with service(folder) as (_, _, took):
                 starts.append(took)

@@ -18,7 +18,7 @@ from embedstore.lanes import encode_file
 from embedstore.store import EmbeddingStore
 from embedstore.types import LayerEmbeddings
 
-__all__ = ["EncoderOptions", "check_options", "embed_file", "encoder_of", "hear_file"]
+__all__ = ["EncoderOptions", "check_options", "encoder_of", "hear_file"]
 
 DEFAULT_ENCODER = "music2vec"
 
@@ -136,23 +136,6 @@ def encoder_of(
     encoder = options.load(store.card.options)
     store.check_recipe(recipe_of(encoder, keep_windows=store.keeps_windows))
     return encoder
-
-
-def embed_file(store: EmbeddingStore, path: str | Path, **options: Any) -> tuple[int, LayerEmbeddings]:
-    """Encode an audio file with a store's own encoder, without storing it; options are those of `encoder_of`.
-
-    Returns
-    -------
-    key : int
-        Of the file's sound: a stored track with this key is the same recording.
-    embeddings : LayerEmbeddings
-
-    Raises
-    ------
-    AudioError, EncoderError, EncoderMismatchError
-    """
-    report, embeddings = hear_file(encoder_of(store, **options), path)
-    return report.key, embeddings
 
 
 def hear_file(encoder: Encoder, path: str | Path, *, keep_windows: bool = False) -> tuple[SoundReport, LayerEmbeddings]:

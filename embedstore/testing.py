@@ -158,7 +158,7 @@ def _check_size(kind: type[Index], rows: Rows, folders: Iterator[Path], recall: 
         most = _index_of(kind, rows.take(np.arange(n - n // 4)), folders)
         before = most.search(queries, 10)
         (folder := next(folders)).mkdir()
-        _check_neighbors(most.extend(rows, folder).search(queries, 10), exact, queries, usual, recall)  # type: ignore[attr-defined]
+        _check_neighbors(most.extend(rows, folder, goal=Goal()).search(queries, 10), exact, queries, usual, recall)  # type: ignore[attr-defined]
         _demand(_equal(before, most.search(queries, 10)), "an index that another was made of stays as it was")
 
 

@@ -216,8 +216,8 @@ def join_layers(which: int | str, rows: Sequence[Floats]) -> Floats:
     return np.stack(rows) if which == "mix" else np.concatenate(rows, axis=1)[None]
 
 
-def find_layers(layers: Sequence[Layer], asked: Iterable[int | str]) -> list[Layer]:
-    """Find layers by number or name, by rising number, each once.
+def find_layers(layers: Sequence[Layer], asked: Iterable[int | str], joint: Sequence[str] = JOINT) -> list[Layer]:
+    """Find layers by number or name, by rising number, each once; `joint` may be asked for instead.
 
     Raises
     ------
@@ -229,7 +229,7 @@ def find_layers(layers: Sequence[Layer], asked: Iterable[int | str]) -> list[Lay
         hits = [layer for layer in layers if which in (layer.number, layer.name, str(layer.number))]
         if not hits:
             listed = ", ".join(_title(layer) for layer in layers)
-            raise UnknownNameError(f"there is no layer {which!r}; known: all, {', '.join(JOINT)}, {listed}")
+            raise UnknownNameError(f"there is no layer {which!r}; known: all, {', '.join(joint)}, {listed}")
         found += [layer for layer in hits if layer not in found]
     return sorted(found, key=lambda layer: layer.number)
 

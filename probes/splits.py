@@ -13,13 +13,13 @@ folds come out stratified as far as whole groups allow. Every class of a test fo
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import ParameterError
+from embedstore.labels.names import artist_keys, credits_of, key_of, known_artists, known_title, normalise
 from embedstore.registry import unknown_name
 from embedstore.types import TrackLabels
 
@@ -31,70 +31,26 @@ __all__ = [
     "hold_out",
     "is_present",
     "join_groups",
-    "known_artists",
     "make_folds",
     "nested_order",
-    "normalise",
 ]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 LEVELS = ("none", "track", "album", "artist")
 
-_NOBODY = {
-    *(
-        "",
-        "unknown",
-        "unknown artist",
-        "artist unknown",
-        "various",
-        "various artists",
-        "va",
-        "v a",
-        "n a",
-        "none",
-        "nan",
-    ),
-    *("null", "traditional", "trad", "anonymous", "anon"),
-}
-_NO_TITLE = re.compile(r"|untitled|unknown|none|nan|null|intro|outro|interlude|((audio )?track|titel|piste)? ?\d*")
 _NO_ALBUM = {"", "unknown", "unknown album", "untitled", "none", "nan", "null"}
 _TOGETHER = re.compile(r"\s*[,;/&+]\s*|\s+(?:and|with|vs\.?|x|und|et|y)\s+", re.IGNORECASE)
-_FEATURING = re.compile(r"[\s(\[]+(?:feat|ft|featuring)\b\.?", re.IGNORECASE)
 _TRIES = 50
-
-
-def normalise(text: str) -> str:
-    """Reduce a name to what people mean by it.
-
-    >>> normalise("Björk"), normalise("  AC/DC "), normalise("!!!")
-    ('bjork', 'ac dc', '!!!')
-    """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).casefold()
-    return " ".join(re.findall(r"[^\W_]+", plain)) or plain.strip()
-
-
-def known_artists(labels: TrackLabels) -> set[str]:
-    """Normalised names of everyone credited; empty if nobody is known.
-
-    >>> sorted(known_artists(TrackLabels(artists=("Queen feat. David Bowie", "Various Artists"))))
-    ['david bowie', 'queen']
-    """
-    return {normalise(name) for credit in labels.artists for name in _FEATURING.split(credit)} - _NOBODY
-
-
-def _key(name: str) -> str:
-    """Write a normalised name so that "The Beatles", "Beatles" and "AC/DC", "ACDC" are one each."""
-    return name.removeprefix("the ").removesuffix(" the").replace(" ", "") or name
 
 
 def _with_members(track: TrackLabels, everybody: set[str]) -> set[str]:
     """Give the keys of all who are credited: whole credits, and parts of joint ones that are credited alone elsewhere."""
-    keys = {_key(name) for name in known_artists(track)}
-    for credit in (part for name in track.artists for part in _FEATURING.split(name)):
+    keys = artist_keys(track)
+    for credit in credits_of(track):
         parts = [part.strip("()[] ") for part in _TOGETHER.split(credit)]
         parts += [" ".join(reversed(parts))] if len(parts) == 2 and "," in credit else []  # Last, First
-        keys |= {key for part in parts if (key := _key(normalise(part))) in everybody}
+        keys |= {key for part in parts if (key := key_of(normalise(part))) in everybody}
     return keys
 
 
@@ -127,7 +83,7 @@ def group_tracks(labels: Sequence[TrackLabels], level: str) -> Ints:
     """
     if level not in LEVELS:
         raise unknown_name("grouping", level, LEVELS)
-    everybody = set().union(*(map(_key, known_artists(track)) for track in labels)) if len(labels) else set()
+    everybody = set().union(*map(artist_keys, labels))
     names: dict[tuple[str, ...], int] = {}
     edges = [
         (row, len(labels) + names.setdefault(token, len(names)))
@@ -142,8 +98,8 @@ def _tokens(track: TrackLabels, level: str, everybody: set[str]) -> list[tuple[s
     artists = sorted(_with_members(track, everybody)) if known_artists(track) else []
     if level == "artist" and artists:
         return [("artist", name) for name in artists]
-    title, album = normalise(track.title), normalise(track.album)
-    titled = level != "none" and not _NO_TITLE.fullmatch(title)
+    title, album = known_title(track), normalise(track.album)
+    titled = title and level != "none"
     tokens: list[tuple[str, ...]] = [("title", title, name) for name in artists or [""]] if titled else []
     if level == "album" and album not in _NO_ALBUM:
         tokens += [("album", album, name) for name in artists]

@@ -40,7 +40,6 @@ __all__ = [
     "blocks",
     "bootstrap_units",
     "cluster_bootstrap",
-    "cluster_bootstrap_means",
     "cluster_bootstrap_tags",
     "group_tallies",
     "resample_counts",
@@ -256,48 +255,6 @@ def cluster_bootstrap_tags(
         dict(zip(names, found[0][:, 0], strict=True)),
         widening_of_tags(y[:, tags], groups),
     )
-
-
-def cluster_bootstrap_means(
-    values: Mapping[str, Array], groups: Ints, *, resamples: int = 10_000, seed: int = 0
-) -> Samples:
-    """Average resamples of groups, for every row and measure at once.
-
-    Parameters
-    ----------
-    values : dict of float arrays, each shape (n_rows, n)
-        What each of n queries (tracks, triplets) scored; by measure, the main one first.
-    groups : int64 array, shape (n,)
-        Group of each query; numbers without gaps from 0.
-    resamples, seed : int
-
-    Notes
-    -----
-    Memory: 8 (n + resamples) bytes for each row and measure.
-
-    Examples
-    --------
-    >>> samples = cluster_bootstrap_means({"hits": np.array([[0.0, 1.0] * 50])}, np.arange(100))
-    >>> print(samples.interval("hits", 0))
-    0.500 [0.399, 0.603]
-    """
-    from scipy.sparse import csr_array
-    from scipy.stats import norm, t
-
-    n, n_groups = len(groups), int(groups.max()) + 1
-    columns = np.concatenate([np.ones((1, n)), *values.values()]).T
-    table = csr_array((np.ones(n), (groups, np.arange(n))), shape=(n_groups, n)) @ columns
-    rng = np.random.default_rng([seed, 0xB007])
-    parts = []
-    for size in blocks(resamples, max(table.shape)):
-        sums = resample_counts(n_groups, size, rng).astype(np.float64) @ table
-        parts.append(sums[:, 1:] / sums[:, :1])
-    ends = np.cumsum([len(rows) for rows in values.values()])[:-1]
-    resampled = np.split(np.concatenate(parts), ends, axis=1)
-    observed = {name: np.asarray(rows).mean(1, keepdims=True) for name, rows in values.items()}
-    widen = widening_of_tags(np.ones((n, 1), np.int64), groups)
-    widen *= float(t.ppf(0.975, 1 / (widen**2 - 1)) / norm.ppf(0.975))  # few groups: Student's quantile
-    return Samples(dict(zip(values, resampled, strict=True)), observed, widen)
 
 
 def bootstrap_units(y: Ints, values: Array, groups: Ints, unit: Ints, **options: Any) -> Samples:

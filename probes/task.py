@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from embedstore.errors import ParameterError
+from embedstore.labels.names import known_artists, normalise
 from embedstore.registry import unknown_name
 from embedstore.types import TrackLabels
-from probes.splits import Ints, artist_groups, groups_per_class, join_groups, known_artists, normalise
+from probes.splits import Ints, artist_groups, groups_per_class, join_groups
 
 __all__ = ["Task", "choose_genres", "make_task", "pairs_within"]
 
@@ -66,7 +67,9 @@ class Task:
         return f"Task({len(self.y)} tracks, {len(self.genres)} genres, {self.groups.max() + 1} groups)"
 
 
-def choose_genres(asked: int | str | Sequence[str] | None, stored: Sequence[str]) -> tuple[str, ...]:
+def choose_genres(
+    asked: int | str | Sequence[str] | None, stored: Sequence[str], who: str = "a probe"
+) -> tuple[str, ...]:
     """Read what ``--genres`` asks for.
 
     Parameters
@@ -75,6 +78,8 @@ def choose_genres(asked: int | str | Sequence[str] | None, stored: Sequence[str]
         A number N: the first N in alphabetical order; a list with commas; a file with one name a line; names; None: all.
     stored : sequence of str
         The genres there are.
+    who : str
+        Needs them, for the error.
 
     Raises
     ------
@@ -104,9 +109,7 @@ def choose_genres(asked: int | str | Sequence[str] | None, stored: Sequence[str]
         chosen = [name for name in known if name in set(names)]
     if len(chosen) < 2:
         listed = ", ".join(known) or "none (add them with: build AUDIO_DIR --labels folder|FILE.csv)"
-        raise ParameterError(
-            f"a probe needs at least 2 genres, got {len(chosen)}; the store has {len(known)}: {listed}"
-        )
+        raise ParameterError(f"{who} needs at least 2 genres, got {len(chosen)}; the store has {len(known)}: {listed}")
     return tuple(chosen)
 
 

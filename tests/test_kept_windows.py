@@ -11,7 +11,7 @@ from embedstore.audio import cut_windows, read_audio
 from embedstore.encoders import base
 from embedstore.errors import EncoderMismatchError, ParameterError, StoreError
 from embedstore.estimate import estimate
-from embedstore.options import EncoderOptions, embed_file, encoder_of
+from embedstore.options import EncoderOptions, encoder_of, hear_file
 from embedstore.pipeline import build
 from embedstore.store import EmbeddingStore
 
@@ -84,8 +84,8 @@ def test_later_builds_go_on_keeping(music, tmp_path, write_audio):
         write_audio(f"music/rock/new{number}.wav", 3.0, 8000, frequency=100.0 * number)
         assert build(music, tmp_path / "store", keep_windows=keep).added == 1
         assert len(store.windows(0, store.keys()[-1:])) == 5
-    key, embeddings = embed_file(store, tmp_path / "music/rock/new1.wav")
-    np.testing.assert_allclose(store.vectors([key], 1)[0], embeddings.vectors[1], rtol=1e-3)
+    report, embeddings = hear_file(encoder_of(store), tmp_path / "music/rock/new1.wav")
+    np.testing.assert_allclose(store.vectors([report.key], 1)[0], embeddings.vectors[1], rtol=1e-3)
     for options, field in (({"hop": 1.0}, "window_hop"), ({"normalise": "none"}, "preprocessing")):
         write_audio(f"music/rock/{field}.wav", 1.0, 8000, frequency=1000.0)
         with pytest.raises(EncoderMismatchError, match=f"; {field}: stored .*, now "):

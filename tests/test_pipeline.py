@@ -24,7 +24,7 @@ from embedstore.errors import (
 )
 from embedstore.estimate import estimate
 from embedstore.labels import Columns
-from embedstore.options import EncoderOptions, embed_file, encoder_of
+from embedstore.options import EncoderOptions, encoder_of, hear_file
 from embedstore.pipeline import build
 from embedstore.store import EmbeddingStore, upkeep, writer
 
@@ -81,10 +81,11 @@ def test_vectors_do_not_depend_on_jobs_or_order(music, tmp_path):
 
 
 def test_stored_vector_is_what_the_encoder_says(music, tmp_path):
-    """A row equals the frame-weighted mean of the windows of that file, and embed_file finds the same key."""
+    """A row equals the frame-weighted mean of the windows of that file, and hear_file finds the same key."""
     store = EmbeddingStore.open(run(music, tmp_path / "store").store)
     path = next(music.rglob("*.flac"))
-    key, embeddings = embed_file(store, path)
+    report, embeddings = hear_file(encoder_of(store), path)
+    key = report.key
     matrix = store.layer(1)
     row = matrix.values[matrix.keys.tolist().index(key)]
     np.testing.assert_allclose(row, embeddings.vectors[1], rtol=1e-3)

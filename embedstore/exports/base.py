@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from embedstore import __version__
 from embedstore.errors import ParameterError, StoreError, TrackNotFoundError
 from embedstore.store import EmbeddingStore
-from embedstore.store.disk import explained, whole_file
 from embedstore.types import Track
 
-__all__ = ["Column", "Content", "ExportReport", "new_file", "outside", "plain"]
+__all__ = ["Column", "Content", "ExportReport", "form_of", "plain"]
 
+F = TypeVar("F")
 ROWS = 256  # of a chunk of HDF5; a piece has up to 16 times as many
 _AT_ONCE = 2**24  # bytes of vectors in a piece
 
@@ -185,6 +182,20 @@ def _described(tracks: Sequence[Track]) -> dict[str, Any]:
     }
 
 
+def form_of(target: str, forms: Mapping[str, F]) -> F:
+    """Choose among forms, given by the endings of file names.
+
+    Raises
+    ------
+    ParameterError
+        No form has this ending.
+    """
+    try:
+        return forms[os.path.splitext(target)[1].lower()]  # noqa: PTH122 - a text
+    except KeyError:
+        raise ParameterError(f"{target!r} does not say what to write: name it *{', *'.join(forms)}") from None
+
+
 def plain(text: str) -> str:
     r"""Make text that is valid UTF-8 without NUL: a byte of a path that is not UTF-8 reads ``\udcXX``, as in JSON.
 
@@ -192,40 +203,3 @@ def plain(text: str) -> str:
     caf\udce9.mp3
     """
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-
-
-@contextmanager
-def new_file(content: Content, target: str, *, overwrite: bool) -> Iterator[int]:
-    """Open a file, for reading and writing, that appears at `target` whole when the block ends, or not at all.
-
-    Raises
-    ------
-    ParameterError
-        There is one and `overwrite` is not set, or it is no plain file, or it would lie in the store.
-    StoreError
-        The disk refused.
-    """
-    path = outside(content, target)
-    with explained(f"cannot write {path}"), whole_file(path) as handle:
-        _check_free(path, overwrite=overwrite)
-        yield handle
-        _check_free(path, overwrite=overwrite)  # it may have taken long
-
-
-def outside(content: Content, target: str) -> Path:
-    """Give the absolute path of a target that does not lie in the store, by whatever name."""
-    path = Path(os.path.abspath(target))
-    if path.resolve().is_relative_to(content.store.path.resolve()):
-        raise ParameterError(f"{path} lies in the store; choose a place outside of it")
-    return path
-
-
-def _check_free(path: Path, *, overwrite: bool) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode):
-        raise ParameterError(f"{path} exists and is no plain file; choose another name")
-    if not overwrite:
-        raise ParameterError(f"{path} exists; choose another name, or give --overwrite")

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from embedstore.errors import ParameterError
-from embedstore.exports.base import Content, new_file, plain
+from embedstore.exports.base import form_of, plain
 from embedstore.search.genres import GenreMap
+from embedstore.search.playlists import cell
 from embedstore.store import EmbeddingStore
+from embedstore.store.disk import new_file
 from embedstore.terminal import printable
 
 __all__ = ["save_genre_map"]
@@ -36,7 +38,7 @@ def save_genre_map(
     found : GenreMap
     target : str or path
         ``*.png`` or ``*.svg`` for the tree, the similarities of the centres, and, beside each genre, how alike its tracks are;
-        ``*.csv`` with a row for each pair of genres; ``*.json`` with all of it.
+        ``*.csv`` with a row for each pair of genres, names as `csv_of` writes them; ``*.json`` with all of it.
     overwrite : bool
         Replace the file if there is one.
 
@@ -53,12 +55,9 @@ def save_genre_map(
         The disk refused; no file is left behind.
     """
     target = os.fspath(target)
-    make = _FORMS.get(os.path.splitext(target)[1].lower())  # noqa: PTH122 - a text
-    if make is None:
-        raise ParameterError(f"{target!r} does not say what to write: name it *{', *'.join(_FORMS)}")
-    data = make(found)
+    data = form_of(target, _FORMS)(found)
     with (
-        new_file(Content(store, (), None), target, overwrite=overwrite) as handle,
+        new_file(target, store.path, overwrite=overwrite) as handle,
         open(handle, "wb", closefd=False) as file,
     ):
         file.write(data)
@@ -73,11 +72,19 @@ def _csv(found: GenreMap) -> bytes:
     text = io.StringIO()
     rows = csv.writer(text)
     rows.writerow(("genre", "other", "tracks", "other_tracks", "similarity", "distance", "pairs"))
-    names, distances = [plain(genre) for genre in found.genres], found.distances
+    names, distances = [cell(plain(genre)) for genre in found.genres], found.distances
     for i, name in enumerate(names):
         for j, other in enumerate(names):
             numbers = (found.similarity[i, j], distances[i, j], found.pairs[i, j])
-            rows.writerow((name, other, found.counts[i], found.counts[j], *(f"{number:.6f}" for number in numbers)))
+            rows.writerow(
+                (
+                    name,
+                    other,
+                    found.counts[i],
+                    found.counts[j],
+                    *("" if np.isnan(number) else f"{number:.6f}" for number in numbers),
+                )
+            )
     return text.getvalue().encode()
 
 
@@ -137,14 +144,13 @@ def _canvas(found: GenreMap) -> Any:
     bar = canvas.colorbar(shown, ax=heat, fraction=0.03, pad=0.01)
     bar.set_label("similarity of the centres", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    within, others = np.diag(found.pairs), found.pairs + np.diag(np.full(g, -np.inf))
-    spread.hlines(
-        range(g), np.minimum(within, others.max(axis=1)), np.maximum(within, others.max(axis=1)), _GREY, lw=0.9
-    )
+    within = np.diag(found.pairs)
+    between = np.fmax.reduce(np.where(np.eye(g, dtype=bool), np.nan, found.pairs), axis=1)
+    spread.hlines(range(g), within, between, _GREY, lw=0.9)
     spread.scatter(within, range(g), s=3 * font, c=_WITHIN, marker="o", label="two of its tracks", zorder=3)
     nearest = "one of its, one of the nearest other genre"
-    spread.scatter(others.max(axis=1), range(g), s=3 * font, c=_BETWEEN, marker="D", label=nearest, zorder=3)
-    spread.set_xlabel("mean similarity of two tracks", fontsize=8)
+    spread.scatter(between, range(g), s=3 * font, c=_BETWEEN, marker="D", label=nearest, zorder=3)
+    spread.set_xlabel("mean similarity of two tracks\nby different artists", fontsize=8)
     spread.grid(axis="x", lw=0.5, color="#dddddd")
     spread.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False)
     for panel in (tree, spread):

@@ -14,7 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from embedstore.exports.base import ROWS, Content, new_file
+from embedstore.exports.base import ROWS, Content
+from embedstore.store.disk import new_file
 
 __all__ = ["write"]
 
@@ -27,7 +28,7 @@ def write(content: Content, target: str, *, float32: bool = False, overwrite: bo
     (int32, 0 if unknown), and as UTF-8 strings of variable length ``track_id``, ``path``, ``album``, ``title``, ``split``,
     and ``genres`` and ``artists``, each a JSON list. The attributes of the file say where the vectors come from.
     """
-    with new_file(content, target, overwrite=overwrite) as handle:
+    with new_file(target, content.store.path, overwrite=overwrite) as handle:
         disk, rows = _Disk(handle), 0
         # without the version bounds of newer releases: HDF5 1.8 can read it
         with h5py.File(disk, "w") as file:

@@ -15,20 +15,21 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from embedstore.errors import ParameterError, StoreError, TrackNotFoundError
-from embedstore.exports.base import Content, new_file
+from embedstore.errors import IndexFormatError, ParameterError, StoreError, TrackNotFoundError
+from embedstore.exports.base import Content, form_of
 from embedstore.index import LayerSearch, Space
 from embedstore.index.exact import ExactIndex
 from embedstore.index.rows import BLOCK, Rows, write_rows
-from embedstore.index.saved import usable_indices
+from embedstore.index.saved import check_sums, usable_indices
 from embedstore.registry import require
 from embedstore.store import EmbeddingStore
-from embedstore.store.disk import explained
+from embedstore.store.disk import explained, new_file
 from embedstore.types import Floats, Keys, Mix, Neighbors, track_id
 
 __all__ = ["GraphReport", "knn_graph"]
 
 _QUERIES = 256  # at once: what an exact search takes in one pass over the rows
+_COVERED = 0.9  # share of the tracks that an index must hold: the others are held in memory
 _EDGES = 2**17  # of a row group
 _COLUMNS = ("source", "target", "rank", "score")
 
@@ -54,7 +55,7 @@ class GraphReport:
     seconds : float
         That it took.
     notes : tuple of str
-        Why an index was not used, and how many neighbours it did not find.
+        Why an index was not used, or how many neighbours it did not find.
     problems : tuple of str
         Damaged or missing shards of the store: their tracks are not in it.
     """
@@ -88,8 +89,9 @@ def knn_graph(
 
     Columns: ``source`` and ``target`` (track ids), ``rank`` (1 is the nearest; the track itself is left out) and ``score`` (the
     cosine, higher is nearer). The metadata of the Parquet schema say of what: ``embedstore_store``, ``_layer``,
-    ``_transform``, ``_k``, ``_index``, ``_recall``, and where the vectors come from. A saved index answers, where one
-    is usable; else all tracks are compared, from a temporary file of their vectors, so that memory does not grow with the store.
+    ``_transform``, ``_k``, ``_index``, ``_recall``, and where the vectors come from. A saved index answers, if one holds nine
+    tenths of the tracks and takes less time for one than it takes to compare it with all, many at once; else all tracks are
+    compared, from a temporary file of their vectors, so that memory does not grow with the store.
 
     Parameters
     ----------
@@ -124,23 +126,19 @@ def knn_graph(
     1120
     """
     target = os.fspath(target)
-    begin = _FORMS.get(os.path.splitext(target)[1].lower())  # noqa: PTH122 - a text
-    if begin is None:
-        raise ParameterError(f"{target!r} does not say what to write: name it *{', *'.join(_FORMS)}")
+    begin = form_of(target, _FORMS)
     if k < 1:
         raise ParameterError(f"k must be at least 1; got {k}")
     if not len(store):
         raise ParameterError(f"the store {store.path} holds no tracks; build first")
     began = time.perf_counter()
     space = Space.of(store, layer, transform)
-    usable, unusable = usable_indices(store, space.label)
-    notes = () if exact else tuple(f"{one}; build it again with 'embedstore index'" for one in unusable)
-    exact = exact or not usable
+    indexed, notes = (False, ()) if exact else _index_serves(store, space)
 
     def write(content: Content, target: str, *, overwrite: bool) -> dict[str, Any]:
         with (
-            new_file(content, target, overwrite=overwrite) as handle,
-            (_compared if exact else _indexed)(content, space) as graph,
+            new_file(target, content.store.path, overwrite=overwrite) as handle,
+            (_indexed if indexed else _compared)(content, space) as graph,
         ):
             about = {"store": store.id, "layer": str(space.layer), "transform": transform, "k": str(k)}
             about |= {"index": graph.kind, "recall": f"{graph.recall:.4f}"}
@@ -154,12 +152,47 @@ def knn_graph(
             n, missing = len(graph.keys), len(graph.keys) * min(k, len(graph.keys) - 1) - edges
             size = os.fstat(handle).st_size
         lost = (f"the index did not find {missing} of {missing + edges} neighbours",) if missing else ()
-        told = {"index": graph.kind, "recall": graph.recall, "notes": ((notes if exact else graph.notes) + lost)}
+        told = {"index": graph.kind, "recall": graph.recall, "notes": ((graph.notes if indexed else notes) + lost)}
         return {"target": os.path.abspath(target), "tracks": n, "edges": edges, "bytes": size, **told}
 
     done = Content(store, (), progress).written(write, target, overwrite=overwrite)
     seconds = time.perf_counter() - began
     return GraphReport(k=k, layer=space.layer, transform=transform, seconds=seconds, problems=store.problems, **done)
+
+
+def _index_serves(store: EmbeddingStore, space: Space) -> tuple[bool, tuple[str, ...]]:
+    """Tell whether the index that `LayerSearch` takes should answer; if not, why."""
+    usable, problems = usable_indices(store, space.label)
+    notes, keys = [f"{one}; build it again with 'embedstore index'" for one in problems], store.keys()
+    for held, report in usable:
+        count = len(held)
+        alone = _milliseconds(len(keys), space.dim)
+        if count < _COVERED * len(keys):
+            notes.append(f"the {report.kind} index was not used: it covers {count} of {len(keys)} tracks")
+        elif report.latency_ms >= alone:
+            notes.append(
+                f"the {report.kind} index was not used: {report.latency_ms:.2g} ms a track, comparing all {alone:.2g} ms"
+            )
+        else:
+            try:
+                check_sums(report)
+            except IndexFormatError as error:
+                notes.append(f"the {report.kind} index is not usable: {error}; build it again with 'embedstore index'")
+                continue
+            return True, ()
+        break
+    return False, tuple(notes)
+
+
+def _milliseconds(n: int, dim: int) -> float:
+    """Measure how long a track takes if many at once are compared with n tracks, on a part of so many."""
+    values = np.random.default_rng(0).standard_normal((min(n, 4 * BLOCK), dim), np.float32)
+    index, times = ExactIndex(Rows(np.arange(len(values)), values)), []
+    for _ in range(3):
+        began = time.perf_counter()
+        index.search(values[:_QUERIES], 10)
+        times.append(time.perf_counter() - began)
+    return 1000 * min(times) / min(n, _QUERIES) * n / len(values)
 
 
 class _Graph(NamedTuple):

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from embedstore.errors import EncoderMismatchError, ParameterError, StoreError
-from embedstore.exports.base import Column, Content, outside
+from embedstore.exports.base import Column, Content
 from embedstore.registry import require
+from embedstore.store.disk import outside
 
 __all__ = ["write"]
 
@@ -71,7 +72,7 @@ def _address(content: Content, target: str) -> str:
         raise ParameterError(
             f"{target!r} is neither the address of a Milvus server (http://host:19530) nor a folder *.db"
         )
-    return str(outside(content, target))
+    return str(outside(target, content.store.path))
 
 
 def _identity(content: Content, column: Column) -> dict[str, str]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.exports.base import Content, new_file
+from embedstore.exports.base import Content
 from embedstore.registry import require
+from embedstore.store.disk import new_file
 
 __all__ = ["write"]
 
@@ -31,7 +32,7 @@ def write(content: Content, target: str, *, overwrite: bool = False) -> dict[str
     how = {"compression": "zstd", "use_dictionary": ["genres", "artists", "album", "split"]}
     leaves = [f"{name}.list.element" for name in layers]
     rows = 0
-    with new_file(content, target, overwrite=overwrite) as handle, open(handle, "wb", closefd=False) as file:
+    with new_file(target, content.store.path, overwrite=overwrite) as handle, open(handle, "wb", closefd=False) as file:
         with parquet.ParquetWriter(file, schema, use_byte_stream_split=leaves, **how) as writer:
             for piece in content.pieces():
                 arrays = []

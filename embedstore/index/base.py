@@ -55,7 +55,7 @@ class Goal:
 class Index(Protocol):
     """An index over rows.
 
-    A kind may also have ``extend(rows, folder) -> Self``, which writes, for rows whose first ``len(self)`` are its own, an index
+    A kind may also have ``extend(rows, folder, *, goal) -> Self``, which writes, for rows whose first ``len(self)`` are its own, an index
     that knows the others too, without learning anew. What has none is built again instead.
 
     Attributes

@@ -17,23 +17,29 @@ from embedstore.index.exact import ExactIndex
 from embedstore.index.rows import BLOCK, Rows, write_rows
 from embedstore.index.saved import (
     IndexReport,
-    check_index,
+    check_sums,
     folders,
+    keys_of,
     kind_class,
     load_index,
+    make_secret,
     new_folder,
     publish,
     read_report,
     usable_indices,
 )
 from embedstore.index.space import Space, Transform
+from embedstore.index.tune import TUNED_ON, choose
 from embedstore.store import EmbeddingStore
-from embedstore.types import Keys, Mix
+from embedstore.types import Floats, Keys, Mix
 
 __all__ = ["build_index", "index_coverage", "update_index"]
 
 _MEASURED_ON, _TIMED = 1000, 50
-_DEAD = 0.2  # share of rows that are no tracks any more, above which an update builds anew
+_CHANGED = (
+    0.2  # share of rows that are gone (or, of a transform, not those it was learned from) above which all is built anew
+)
+_PASSED: dict[str, tuple[IndexReport, list[tuple[int, int]]]] = {}  # by folder
 
 
 def build_index(
@@ -76,41 +82,37 @@ def build_index(
     >>> build_index(EmbeddingStore.open("my-store"), layer=6).recall_at_10  # doctest: +SKIP
     1.0
     """
-    if kind != "auto":
-        kind_class(kind)
     if seed < 0:
         raise ParameterError(f"a seed is at least 0; got {seed}")
-    space = Space.of(store, layer, transform)
-    # before the rows: what is committed in between is not claimed
-    shards, keys = _origins(store), store.keys()
+    space, goal = Space.of(store, layer, transform), goal or Goal()
+    if kind != "auto":
+        kind_class(kind, space.dim)
+    keys = store.keys()
     if not len(keys):
         raise ParameterError(f"the store {store.path} holds no tracks; build first")
+    if kind == "auto":
+        kind = choose(len(keys), space.dim, goal)
+    make_secret(kind)
     with new_folder(store) as folder:
         moved = space.fit(store)
         if moved is not None:
             moved.save(folder / "transform")
         rows = _write(store, space, moved, keys, folder)
-        goal = goal or Goal()
-        if kind == "auto":
-            kind = _choose(rows, goal)
         began = time.perf_counter()
-        index = kind_class(kind).build(rows, folder, goal=goal, seed=seed)
+        index = kind_class(kind, space.dim).build(rows, folder, goal=goal, seed=seed)
         seconds = time.perf_counter() - began
-        recall, latency = _measure(index, seed)
         report = IndexReport(
             kind=kind,
             layer=space.label,
             transform=transform,
             rows=len(rows),
             dim=rows.dim,
-            recall_at_10=recall,
-            latency_ms=latency,
+            **_measure(index, rows, seed),
             seconds=seconds,
             params=dict(index.params),
             seed=seed,
             goal=asdict(goal),
             fingerprint=store.fingerprint,
-            shards=shards,
         )
         return publish(store, folder, report)
 
@@ -120,7 +122,8 @@ def update_index(
 ) -> IndexReport:
     """Bring a saved index up to what the store holds now, without learning anew where its kind can add to itself.
 
-    If more than a fifth of its rows are no tracks any more, or its kind cannot, it is built again, to the same goal.
+    If more than a fifth of its rows are no tracks any more, or its kind cannot, it is built again, to the same goal; likewise if
+    its transform was learned from what is a fifth off.
 
     Parameters
     ----------
@@ -138,57 +141,40 @@ def update_index(
     """
     space = Space.of(store, layer, transform)
     usable, problems = usable_indices(store, space.label)
-    usable = [report for report in usable if kind in ("auto", report.kind)]
-    if not usable:
+    keys, saved = store.keys(), None
+    for _, report in usable:
+        if kind not in ("auto", report.kind):
+            continue
+        try:
+            saved = load_index(report)
+            break
+        except IndexFormatError as error:
+            problems.append(f"index {Path(report.path).name} is not usable: {error}")
+    if saved is None:
         why = f" ({'; '.join(problems)})" if problems else ""
+        what = "" if kind == "auto" else kind + " "
         raise ParameterError(
-            f"there is no {'' if kind == 'auto' else kind + ' '}index of layer {space.label} to add to{why}; build one without --update"
+            f"there is no {what}index of layer {space.label} to add to{why}; build one without --update"
         )
-    report = max(usable, key=lambda one: len(store.keys_in(one.shards)))
-    shards, keys = _origins(store), store.keys()
-    saved = load_index(report)
-    old = saved.index.rows.keys
-    added = keys[~np.isin(keys, old)]
-    dead = ~np.isin(old, store.keys_in(report.shards))  # also what was encoded again, elsewhere
-    if not len(added) and not dead.any() and set(shards) == set(report.shards):
+    old, goal = saved.rows.keys, Goal(**report.goal)
+    added, dead = keys[~np.isin(keys, old)], ~np.isin(old, keys)
+    if not len(added) and not dead.any():
         return report
+    changed = dead.sum() + (len(added) if saved.transform is not None else 0)
     extend = getattr(saved.index, "extend", None)
-    again = np.isin(keys, old[dead]).any()
-    if extend is None or again or dead.sum() > _DEAD * len(old):
-        return build_index(store, layer, report.kind, transform=transform, goal=Goal(**report.goal), seed=report.seed)
+    if extend is None or changed > _CHANGED * len(old):
+        return build_index(store, layer, report.kind, transform=transform, goal=goal, seed=report.seed)
+    make_secret(report.kind)
     with new_folder(store) as folder:
         if saved.transform is not None:
             saved.transform.save(folder / "transform")
-        rows = _write(store, space, saved.transform, added, folder, saved.index.rows)
+        rows = _write(store, space, saved.transform, added, folder, saved.rows)
         began = time.perf_counter()
-        index = extend(rows, folder)
+        index = extend(rows, folder, goal=goal)
         seconds = time.perf_counter() - began
-        recall, latency = _measure(index, report.seed)
-        return publish(
-            store,
-            folder,
-            replace(
-                report,
-                rows=len(rows),
-                recall_at_10=recall,
-                latency_ms=latency,
-                seconds=seconds,
-                params=dict(index.params),
-                shards=shards,
-                files={},
-                path="",
-            ),
-        )
-
-
-def _origins(store: EmbeddingStore) -> tuple[str, ...]:
-    return tuple(name for shard in store.shards() for name in shard.origins)
-
-
-def _choose(rows: Rows, goal: Goal) -> str:
-    from embedstore.index.tune import choose
-
-    return choose(rows, goal)
+        measured = _measure(index, rows, report.seed)
+        told = replace(report, rows=len(rows), **measured, seconds=seconds, params=dict(index.params))
+        return publish(store, folder, told)
 
 
 def _write(
@@ -205,24 +191,36 @@ def _write(
     return Rows.open(folder / "rows")
 
 
-def _measure(index: Index, seed: int) -> tuple[float, float]:
-    """Recall at 10 against the exact kind, and the median latency in milliseconds."""
-    rows = index.rows
+def _measure(index: Index, rows: Rows, seed: int) -> dict[str, Any]:
+    """Recall at 10 against the exact kind, for stored rows and for sums of two, and the median latency in milliseconds."""
     n = len(rows)
-    chosen = np.random.default_rng([seed, 1]).permutation(n)[:_MEASURED_ON]  # kinds are tuned on others
-    queries, k = rows.unit(chosen), min(10, n - 1)
-    hits = 0
-    if k:
-        true, found = ExactIndex(rows).search(queries, k + 1), index.search(queries, k + 1)
-        for own, *answers in zip(rows.keys[chosen], true.keys, true.scores, found.keys, found.scores, strict=True):
-            worst = answers[1][answers[0] != own][:k].min()
-            hits += int((answers[3][answers[2] != own][:k] >= worst - 1e-6).sum())
+    chosen = np.setdiff1d(np.arange(n), rows.sample(TUNED_ON, seed)) if n >= TUNED_ON + _MEASURED_ON else np.arange(n)
+    chosen = np.random.default_rng([seed, 1]).permutation(chosen)[:_MEASURED_ON]  # other rows than those it is tuned on
+    queries = rows.unit(chosen)
+    sums = queries[: _MEASURED_ON // 4] + np.roll(queries, 1, axis=0)[: _MEASURED_ON // 4]
     times = []
     for query in queries[:_TIMED]:
         began = time.perf_counter()
         index.search(query[None], 10)
         times.append(time.perf_counter() - began)
-    return hits / (k * len(chosen)) if k else 1.0, 1000 * float(np.median(times))
+    return {
+        "recall_at_10": _recall(index, rows, queries, rows.keys[chosen]),
+        "recall_of_sums": _recall(index, rows, sums, np.full(len(sums), -1)),
+        "latency_ms": 1000 * float(np.median(times)),
+    }
+
+
+def _recall(index: Index, rows: Rows, queries: Floats, left_out: Keys) -> float:
+    """Share of the ten nearest that an index finds, one key left out for each query."""
+    k = min(10, len(rows) - 1)
+    if not k:
+        return 1.0
+    true, found = ExactIndex(rows).search(queries, k + 1), index.search(queries, k + 1)
+    hits = 0
+    for own, *answers in zip(left_out, true.keys, true.scores, found.keys, found.scores, strict=True):
+        worst = answers[1][answers[0] != own][:k].min()
+        hits += int((answers[3][answers[2] != own][:k] >= worst - 1e-6).sum())
+    return hits / (k * len(queries))
 
 
 def index_coverage(store: EmbeddingStore) -> list[dict[str, Any]]:
@@ -233,19 +231,30 @@ def index_coverage(store: EmbeddingStore) -> list[dict[str, Any]]:
     list of dict
         ``layer``, ``transform``, ``kind``, ``covers`` (tracks of the store that it answers for), ``of`` (tracks in the store;
         those that it does not cover are scanned), ``stale`` (its rows that are no tracks of the store any more),
-        ``recall_at_10``, ``latency_ms``, ``bytes``, ``memory``; for an unusable one its ``name`` and ``problem``.
+        ``recall_at_10``, ``recall_of_sums``, ``latency_ms``, ``bytes``, ``memory``; for an unusable one its ``name`` and ``problem``.
     """
     listed: list[dict[str, Any]] = []
+    keys = store.keys()
     for folder in folders(store):
         try:
             report = read_report(folder, store)
-            check_index(report)
+            _check_once(report)
+            covers = int(np.isin(keys_of(report), keys).sum())
         except IndexFormatError as error:
             listed.append({"name": folder.name, "problem": str(error)})
             continue
-        covers = min(len(store.keys_in(report.shards)), report.rows)  # a track that was hidden then is not in it
         told = report.to_dict()
-        figures = ("layer", "transform", "kind", "recall_at_10", "latency_ms", "bytes", "memory")
-        counts = {"covers": covers, "of": len(store), "stale": report.rows - covers}
+        figures = ("layer", "transform", "kind", "recall_at_10", "recall_of_sums", "latency_ms", "bytes", "memory")
+        counts = {"covers": covers, "of": len(keys), "stale": report.rows - covers}
         listed.append({name: told[name] for name in figures} | counts)
     return listed
+
+
+def _check_once(report: IndexReport) -> None:
+    """As `check_sums`; files that have passed are read again only when the time or size of one has changed."""
+    folder = Path(report.path)
+    states = [file.stat() for file in (folder, *(folder / name for name in report.files)) if file.exists()]
+    stamps = [(state.st_mtime_ns, state.st_size) for state in states]
+    if _PASSED.get(report.path) != (report, stamps):
+        check_sums(report)
+        _PASSED[report.path] = report, stamps

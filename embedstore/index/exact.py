@@ -37,7 +37,7 @@ class ExactIndex(Ranked):
         """Take the rows, into memory."""
         return cls(rows.held())
 
-    def extend(self, rows: Rows, folder: Path) -> Self:
+    def extend(self, rows: Rows, folder: Path, *, goal: Goal) -> Self:  # noqa: ARG002 - nothing to choose
         """Take more rows."""
         return self.load(rows, folder, {})
 

@@ -7,7 +7,12 @@ sealed meta promises.
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,7 +21,7 @@ import numpy as np
 
 from embedstore.errors import IndexFormatError, ParameterError, UnknownNameError
 from embedstore.index.base import MARGIN, Goal, Ranked
-from embedstore.index.rows import BLOCK, Positions, Rows
+from embedstore.index.rows import BLOCK, Positions, Rows, write_rows
 from embedstore.index.tune import AT_ONCE, KNOBS, most_cells, tuned
 from embedstore.registry import require, unknown_name
 from embedstore.types import Floats
@@ -37,8 +42,7 @@ __all__ = [
 
 _TRAINED_ON, _PER_CELL = 20_000, 64  # rows that a structure without cells, and each cell of another, learns from
 _MOST_FOUND = 2**20  # candidates held in memory
-_NO_LIMIT = 2**62
-_FILE, _CELLS = "index.faiss", "index.cells"
+_FILE, _CELLS, _SETTINGS = "index.faiss", "index.cells", "settings"
 
 
 class FaissIndex(Ranked):
@@ -112,10 +116,13 @@ class FaissIndex(Ranked):
             faiss.ParameterSpace().set_index_parameter(index, name, settings[name])
         return cls(rows, params, index, folder)
 
-    def extend(self, rows: Rows, folder: Path) -> Self:
+    def extend(self, rows: Rows, folder: Path, *, goal: Goal) -> Self:
         """Add the rows behind its own to a copy of the structure, which learns nothing anew."""
-        index = _read(self._folder)
-        self._fill(index, rows, folder, _NO_LIMIT)  # cells stay where they are, in memory or on the disk
+        try:
+            index = _read(self._folder)
+        except RuntimeError as error:
+            raise IndexFormatError(f"FAISS cannot read {_FILE}: {_said(error)}") from error
+        self._fill(index, rows, folder, goal.memory)
         faiss.write_index(index, str(folder / _FILE))
         del index
         return self.load(rows, folder, self.params)
@@ -135,7 +142,9 @@ class FaissIndex(Ranked):
     def _fetch(self, queries: Floats, count: int) -> tuple[Floats, Positions]:
         """Ask FAISS: scores and positions, shape (n_queries, count), position -1 where it found nothing more."""
         threads = faiss.omp_get_max_threads()
-        if len(queries) == 1:  # callers with one query are threads themselves: each with a team, they would fight for the cores
+        if (
+            len(queries) == 1
+        ):  # callers with one query are threads themselves: each with a team, they would fight for the cores
             faiss.omp_set_num_threads(1)
         try:
             scores, positions = self._index.search(queries, count)
@@ -170,7 +179,7 @@ class FlatIndex(FaissIndex):
             index.add(block)
         return cls(rows, params, index, folder)
 
-    def extend(self, rows: Rows, folder: Path) -> Self:
+    def extend(self, rows: Rows, folder: Path, *, goal: Goal) -> Self:  # noqa: ARG002 - nothing to choose
         """Take more rows."""
         return self.load(rows, folder, self.params)
 
@@ -234,33 +243,85 @@ class HnswIndex(FaissIndex):
         return "HNSW32,SQ8"
 
 
-def factory_kind(name: str) -> type[FaissIndex]:
+def factory_kind(name: str, dim: int = 0) -> type[FaissIndex]:
     """Make a kind of a FAISS factory string, such as ``"OPQ64,IVF256,PQ64"``.
+
+    Such an index is built in a process of its own: FAISS ends the process on some strings.
+
+    Parameters
+    ----------
+    name : str
+        An id map in it is passed over: positions are the ids here.
+    dim : int
+        Width of the rows, which decides what FAISS can make; 0: not asked.
 
     Raises
     ------
     UnknownNameError
         FAISS cannot read it.
     """
-    try:
-        made(name, 2**7 * 3 * 5 * 7)  # a width that most numbers of parts divide: here only its grammar is asked
-    except (RuntimeError, MemoryError) as error:
-        from embedstore.index.saved import BUILTIN
+    text = re.sub(r"^IDMap2?,|,IDMap2?$", "", name)
+    if dim:
+        try:
+            made(text, dim)
+        except (RuntimeError, MemoryError) as error:
+            from embedstore.index.saved import BUILTIN
 
-        known = unknown_name("index kind", name, ["auto", *BUILTIN])
-        raise UnknownNameError(f"{known}, or a factory string of FAISS, which said: {_said(error)}") from error
+            known = unknown_name("index kind", name, ["auto", *BUILTIN])
+            raise UnknownNameError(
+                f"{known}, or a factory string of FAISS, which said of rows of width {dim}: {_said(error)}"
+            ) from error
 
     class FactoryIndex(FaissIndex):
         @classmethod
         def factory(cls, rows: Rows, goal: Goal) -> str:  # noqa: ARG003 - the user chose
-            return name
+            return text
+
+        @classmethod
+        def build(cls, rows: Rows, folder: Path, *, goal: Goal, seed: int = 0) -> Self:
+            file = folder / "rows"
+            if not file.exists():
+                write_rows(file, rows.keys, rows.dim, [rows.values], half=rows.values.dtype == np.float16)
+            code = f"from {__name__} import build_alone; import sys; build_alone(*sys.argv[1:])"
+            path = os.pathsep.join(one or str(Path.cwd()) for one in sys.path)
+            asked = [text, str(folder), str(goal.recall), str(goal.memory), str(seed)]
+            command = [sys.executable, "-P", "-c", code, *asked]
+            done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, check=False)
+            if done.returncode:
+                ended = f"it ended the process ({signal.Signals(-done.returncode).name})" if done.returncode < 0 else ""
+                said = ended or (done.stderr.decode(errors="replace").strip().splitlines() or ["?"])[-1]
+                raise ParameterError(f"FAISS cannot make {text!r} of {rows!r}: {said[-300:]}")
+            settings = folder / _SETTINGS
+            params = json.loads(settings.read_text())
+            settings.unlink()
+            return cls.load(rows, folder, params)
+
+        @classmethod
+        def build_here(cls, rows: Rows, folder: Path, *, goal: Goal, seed: int = 0) -> Self:
+            """Build in this process."""
+            return super().build(rows, folder, goal=goal, seed=seed)
 
     return FactoryIndex
 
 
+def build_alone(text: str, folder: str, recall: str, memory: str, seed: str) -> None:
+    """Build an index by its factory string over the rows in a folder, and write its settings there: the work of a process."""
+    rows, goal = Rows.open(Path(folder) / "rows"), Goal(float(recall), int(memory))
+    kind: Any = factory_kind(text)
+    try:
+        index = kind.build_here(rows, Path(folder), goal=goal, seed=int(seed))
+    except ParameterError as error:
+        sys.exit(f"{error}".partition(": ")[2])
+    (Path(folder) / _SETTINGS).write_text(json.dumps(dict(index.params)))
+
+
 def made(text: str, dim: int) -> Any:
     """Make an empty structure; raises `RuntimeError`."""
-    return faiss.index_factory(dim, text, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(dim, text, faiss.METRIC_INNER_PRODUCT)
+    cells = faiss.try_extract_index_ivf(index)
+    if cells is not None and not cells.nlist:
+        raise RuntimeError("Error: an index needs cells")
+    return index
 
 
 def train(index: Any, rows: Rows, seed: int) -> None:
@@ -279,7 +340,7 @@ def _read(folder: Path) -> Any:
     on_disk = (folder / _CELLS).exists()
     index = faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_SKIP_IVF_DATA if on_disk else 0)
     if on_disk:
-        _map(faiss.downcast_InvertedLists(index.invlists), folder / _CELLS)
+        _map(faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists), folder / _CELLS)
     return index
 
 

@@ -93,10 +93,13 @@ class GpuIvfIndex(_OnGpu):
     @classmethod
     def _structure(cls, text: str, rows: Rows, folder: Path, goal: Goal, seed: int) -> Any:
         index = made(text, rows.dim)
-        index.clustering_index = faiss.index_cpu_to_gpu(cls.gpu(), 0, faiss.IndexFlatIP(rows.dim))
+        memory = cls.gpu()
+        flat = faiss.index_cpu_to_gpu(memory, 0, faiss.IndexFlatIP(rows.dim))
+        index.clustering_index = flat
         train(index, rows, seed)
         index.clustering_index = None
-        on_gpu = faiss.index_cpu_to_gpu(cls.gpu(), 0, index)
+        flat.this.own(True)  # else nobody would free it
+        on_gpu = faiss.index_cpu_to_gpu(memory, 0, index)
         cls._fill(on_gpu, rows, folder, goal.memory)
         return faiss.index_gpu_to_cpu(on_gpu)
 

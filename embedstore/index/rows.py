@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import IndexFormatError, ParameterError
+from embedstore.store.disk import plain_file
 from embedstore.types import Floats, Keys, LayerMatrix
 
 __all__ = ["BLOCK", "Positions", "Rows", "unit", "write_rows"]
@@ -26,7 +27,7 @@ BLOCK = 4096  # rows that are read at once
 Positions = NDArray[np.int64]
 _MAGIC, _HEAD = b"embedstore rows 1\n", 64
 _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<f2"), 4: np.dtype("<f4")}
-_LONGEST = 2**20  # values in a row
+_LONGEST, _LARGEST = 2**20, 2**50  # values in a row, bytes of a file
 
 
 def unit(values: Floats) -> Floats:
@@ -168,7 +169,7 @@ class Rows:
             It is not one, or holds lengths that are not finite.
         """
         try:
-            with path.open("rb") as file:
+            with plain_file(path, _LARGEST) as file:
                 head, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
                 n, dim, width = np.frombuffer(head[-24:], "<i8").tolist() if len(head) == _HEAD else (-1, -1, -1)
                 right = 0 <= n < 2**40 and 0 < dim <= _LONGEST and width in _TYPES and head == _header(n, dim, width)
@@ -177,7 +178,8 @@ class Rows:
                 file.seek(_HEAD + n * dim * width)
                 keys = np.frombuffer(file.read(8 * n), "<i8").astype(np.int64, copy=False)
                 lengths = np.frombuffer(file.read(4 * n), "<f4").astype(np.float32, copy=False)
-            values = np.memmap(path, _TYPES[width], "r", _HEAD, (n, dim)) if n else np.empty((0, dim), _TYPES[width])
+                shape: tuple[int, int] = (n, dim)
+                values = np.memmap(file, _TYPES[width], "r", _HEAD, shape) if n else np.empty(shape, _TYPES[width])
             if not (np.isfinite(lengths) & (lengths > 0)).all():
                 raise IndexFormatError(f"{path.name} holds lengths that are not above 0")
             return cls(keys, values, lengths)

@@ -15,14 +15,16 @@ import os
 import re
 import secrets
 import shutil
-import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import EmbedstoreError, IndexFormatError, ParameterError, StoreFormatError
+import numpy as np
+
+from embedstore.errors import EmbedstoreError, IndexFormatError, ParameterError, StoreError, StoreFormatError
 from embedstore.index.base import Goal, Index
 from embedstore.index.rows import Rows
 from embedstore.index.space import Transform
@@ -30,16 +32,19 @@ from embedstore.registry import known, resolve
 from embedstore.store import EmbeddingStore
 from embedstore.store.disk import explained, plain_file, refuse_link, sync_folder, write_file
 from embedstore.store.records import parse, take
+from embedstore.types import Keys
 
 __all__ = [
     "BUILTIN",
     "FACTORY",
     "IndexReport",
     "SavedIndex",
-    "check_index",
+    "check_sums",
     "folders",
+    "keys_of",
     "kind_class",
     "load_index",
+    "make_secret",
     "new_folder",
     "publish",
     "read_report",
@@ -61,12 +66,13 @@ BUILTIN = {
 FACTORY = "embedstore.index.faisskinds:factory_kind"  # from any other name to a class
 SECRET = "EMBEDSTORE_INDEX_SECRET"  # noqa: S105 - the name of a variable
 _FORMAT = {"format": 2, "metric": "cosine"}
-_LARGEST = 2**25  # bytes of a meta; the shards of 100 million tracks take less
+_LARGEST = 2**20  # bytes of a meta
+_MOMENT = 5  # seconds that a new folder may be there before it is held
 _OPEN = {"rows", "transform"}  # files that are checked value by value, whoever wrote them
 _PORTABLE = {"exact", "flat"}  # kinds that read no others
 _MAPPED = {"rows", "index.cells"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+_-]*")
-_TYPES = {"int": int, "str": str, "float": float, "tuple[str, ...]": list, "dict[str, Any]": dict}
+_TYPES = {"int": int, "str": str, "float": float, "dict[str, Any]": dict}
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,8 @@ class IndexReport:
     recall_at_10 : float
         Share of the ten true neighbours of up to 1,000 stored rows (themselves left out) that it finds; a row that ties
         with the tenth counts. 1 if there is only one row.
+    recall_of_sums : float
+        The same for sums of two stored rows, as of a search for something like two tracks: they lie where few rows are.
     latency_ms : float
         Median time of one query, in milliseconds.
     seconds : float
@@ -95,8 +103,6 @@ class IndexReport:
         What it was tuned to, see `Goal`.
     fingerprint : str
         Of the store's recipe.
-    shards : tuple of str
-        Where the tracks that it holds were first committed (`ShardInfo.origins`).
     files : dict
         Name to ``bytes`` and ``sha256``.
     path : str
@@ -109,13 +115,13 @@ class IndexReport:
     rows: int
     dim: int
     recall_at_10: float
+    recall_of_sums: float
     latency_ms: float
     seconds: float
     params: dict[str, Any]
     seed: int
     goal: dict[str, Any]
     fingerprint: str
-    shards: tuple[str, ...] = field(repr=False)
     files: dict[str, Any] = field(default_factory=dict, repr=False)
     path: str = ""
 
@@ -133,18 +139,18 @@ class IndexReport:
         return self.bytes - mapped + 12 * self.rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, without the shards."""
+        """Plain data for JSON."""
         name = self.layer.partition("+")[0]
         data = asdict(self) | {"layer": int(name) if name.isdigit() else name.partition("-")[0]}
-        del data["shards"]
         return data | {"bytes": self.bytes, "memory": self.memory}
 
 
 @dataclass(frozen=True)
 class SavedIndex:
-    """An index that was read, and how its rows were moved."""
+    """An index that was read, its rows as they lie on the disk, and how they were moved."""
 
     index: Index
+    rows: Rows
     transform: Transform | None
     report: IndexReport
 
@@ -170,68 +176,119 @@ def new_folder(store: EmbeddingStore) -> Iterator[Path]:
     with explained(f"cannot write an index in {base}"):
         refuse_link(base)
         base.mkdir(exist_ok=True)
-        here = ".new-" + re.sub(r"\W", "_", socket.gethostname())
-        for left in base.glob(f"{here}-*"):
-            if not _alive(int(left.name.split("-")[-2])):  # killed before it was whole
-                shutil.rmtree(left, ignore_errors=True)
-        folder = base / f"{here}-{os.getpid()}-{secrets.token_hex(4)}"
+        for left in base.iterdir():
+            if (left.name.startswith(".new-") or _NAME.fullmatch(left.name)) and not (left / "meta.json").exists():
+                _remove_unheld(left)
+        folder = base / f".new-{secrets.token_hex(8)}"
         folder.mkdir()
+        handle = _held(folder)
         try:
             yield folder
         finally:
+            if handle is not None:
+                os.close(handle)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _remove_unheld(folder: Path) -> None:
+    """Remove what a killed process left; what a living one holds stays."""
+    if not folder.is_symlink() and folder.is_dir() and time.time() - folder.stat().st_mtime > _MOMENT:
+        handle = _held(folder)
+        if handle is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(handle)
+
+
+def _held(folder: Path) -> int | None:
+    """Lock a folder, until the handle is closed or the process ends; None where somebody else has, or none can."""
+    handle = None
+    with suppress(OSError, ImportError):
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return handle
+    if handle is not None:
+        os.close(handle)
+    return None
 
 
 def publish(store: EmbeddingStore, folder: Path, report: IndexReport) -> IndexReport:
-    """Add the meta to a new folder, give it its name, and remove what it replaces: the same kind over the same space."""
+    """Add the meta to a new folder, give it its name, and remove what it replaces: the same kind over the same space.
+
+    Only what was there before is removed: of builds that end at once, each may stay, and none removes another.
+    """
     files = {}
     for file in sorted(folder.iterdir()):
         with file.open("rb") as opened:
-            files[file.name] = {
-                "bytes": file.stat().st_size,
-                "sha256": hashlib.file_digest(opened, "sha256").hexdigest(),
-            }
+            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+            files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256}
             os.fsync(opened.fileno())
     name = f"{report.layer}-{re.sub('[^A-Za-z0-9]+', '_', report.kind)[:80]}-"
     path = store.path / "indices" / (name + secrets.token_hex(4))
-    data = asdict(report) | _FORMAT | {"files": files, "path": ""}
-    write_file(folder / "meta.json", json.dumps(data | {"seal": _seal(data, make=True)}).encode())
+    report = replace(report, files=files, path="")
+    data = asdict(report) | _FORMAT
+    write_file(folder / "meta.json", json.dumps(data | {"seal": _seal(data)}).encode())
+    before = [other for other in folders(store) if other.name.startswith(name) or other.name == name[:-1]]
     folder.rename(path)
     sync_folder(path.parent)
-    for other in folders(store):
-        if other != path and (other.name.startswith(name) or other.name == name[:-1]):
-            (other / "meta.json").unlink(missing_ok=True)  # first: a folder without it is no index
-            shutil.rmtree(other, ignore_errors=True)
-    return read_report(path, store)
+    for other in before:
+        with suppress(OSError):
+            (other / "meta.json").unlink()  # first: a folder without it is no index
+            shutil.rmtree(other)
+    return replace(report, path=str(path))
 
 
-def _seal(data: dict[str, Any], *, make: bool = False) -> str:
-    """Give the HMAC of a meta; empty if this user has no secret (and none can be made)."""
+def make_secret(kind: str) -> None:
+    """See to it that an index of this kind can be sealed, before it is built.
+
+    Raises
+    ------
+    StoreError
+        There is no secret, and none can be made.
+    """
+    if kind in _PORTABLE or os.environ.get(SECRET):
+        return
+    file = _secret_file()
+    try:
+        if not (file.exists() and file.stat().st_size):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            new = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+            write_file(new, secrets.token_hex(32).encode(), mode=0o600)
+            try:
+                if file.exists():  # empty
+                    new.replace(file)
+                else:
+                    with suppress(FileExistsError):  # of two that begin at once, the first one's counts
+                        file.hardlink_to(new)
+            finally:
+                new.unlink(missing_ok=True)
+        file.read_bytes()
+    except (OSError, RuntimeError) as error:
+        raise StoreError(
+            f"an index of kind {kind} is sealed with a secret, and there can be none in {file}: {error}; set {SECRET}, or "
+            "build --kind flat"
+        ) from error
+
+
+def _secret_file() -> Path:
+    base = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
+    with suppress(RuntimeError):  # a user without a home
+        base = base.expanduser()
+    return base / "embedstore" / "index.secret"
+
+
+def _seal(data: dict[str, Any]) -> str:
+    """Give the HMAC of a meta; empty if this user has no secret."""
     secret = os.environ.get(SECRET, "").encode()
-    if not secret:
-        base = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
-        file = Path(base) / "embedstore" / "index.secret"
-        with suppress(OSError, RuntimeError):
-            if make and not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_file(file, secrets.token_hex(32).encode(), mode=0o600)
-            secret = file.read_bytes()
+    with suppress(OSError):
+        secret = secret or _secret_file().read_bytes()
     text = json.dumps(data, sort_keys=True).encode()
     return hmac.new(secret, text, "sha256").hexdigest() if secret else ""
 
 
-def kind_class(kind: str) -> type[Index]:
-    """Find the class behind a kind's name or a FAISS factory string.
+def kind_class(kind: str, dim: int = 0) -> type[Index]:
+    """Find the class behind a kind's name, or a FAISS factory string for rows of this width (0: one that is saved already).
 
     Raises
     ------
@@ -241,7 +298,7 @@ def kind_class(kind: str) -> type[Index]:
     if kind in known("indexes", BUILTIN):
         found: type[Index] = resolve("indexes", BUILTIN, kind)
     else:
-        found = resolve("indexes", {"factory": FACTORY}, "factory")(kind)
+        found = resolve("indexes", {"factory": FACTORY}, "factory")(kind, dim)
     return found
 
 
@@ -259,7 +316,7 @@ def read_report(folder: Path, store: EmbeddingStore) -> IndexReport:
         if take(data, "format", int) == 1:
             raise IndexFormatError("an earlier version made it")
         found = {item.name: take(data, item.name, _TYPES[str(item.type)]) for item in fields(IndexReport)}
-        report = IndexReport(**found | {"path": str(folder), "shards": tuple(found["shards"])})
+        report = IndexReport(**found | {"path": str(folder)})
         for name, one in report.files.items():
             take(one, "sha256", str)
             if re.fullmatch(r"\w[\w.]*", name) is None or not 0 <= take(one, "bytes", int) < 2**50:
@@ -277,9 +334,8 @@ def read_report(folder: Path, store: EmbeddingStore) -> IndexReport:
     dim = dims.get(report.layer.partition("+")[0], store.card.layers[0].dim)
     if report.dim != dim:
         raise IndexFormatError(f"its rows have {report.dim} values, the layer's have {dim}")
-    figures = (report.rows, report.recall_at_10, report.latency_ms, report.seconds)
-    if not all(isinstance(shard, str) for shard in report.shards) or not all(0 <= n < 2**63 for n in figures):
-        raise IndexFormatError("its shards are not names, or its figures not numbers")
+    if not all(0 <= n < 2**63 for n in (report.recall_at_10, report.recall_of_sums, report.latency_ms, report.seconds)):
+        raise IndexFormatError("its figures are not numbers")
     if "rows" not in report.files or ("transform" in report.files) != (report.transform != "none"):
         raise IndexFormatError(f"it has the files {sorted(report.files)!r:.100}, not those that it needs")
     seal = data.pop("seal", "")
@@ -291,45 +347,73 @@ def read_report(folder: Path, store: EmbeddingStore) -> IndexReport:
     return report
 
 
-def usable_indices(store: EmbeddingStore, label: str) -> tuple[list[IndexReport], list[str]]:
-    """Read the reports of a space's indices, and say why others are of no use."""
-    usable, problems = [], []
+def usable_indices(store: EmbeddingStore, label: str) -> tuple[list[tuple[Keys, IndexReport]], list[str]]:
+    """Read the reports of a space's indices, those that answer for most tracks first, each with these tracks' keys in order.
+
+    Also say why others are of no use; one that was removed meanwhile is passed over.
+    """
+    ours, usable, problems = np.sort(store.keys()), [], []
     for folder in folders(store, label):
         try:
-            usable.append(read_report(folder, store))
+            report = read_report(folder, store)
+            keys = keys_of(report)
+            usable.append((keys[np.isin(keys, ours, assume_unique=True)], report))
         except IndexFormatError as error:
-            problems.append(f"index {folder.name} is not usable: {error}")
+            if (folder / "meta.json").exists():
+                problems.append(f"index {folder.name} is not usable: {error}")
+    usable.sort(key=lambda one: (-len(one[0]), one[1].latency_ms))
     return usable, problems
 
 
 def load_index(report: IndexReport) -> SavedIndex:
-    """Read an index whose files have the sums that its meta promises; nothing is parsed before that is known.
+    """Read an index whose files have the sums that its meta promises, and no others; only then are they parsed.
+
+    (By their names: whoever can exchange files between the two, while this runs, is not kept out. Nor may a file be cut short
+    while it is mapped, which ends the process; nothing of ours does that.)
 
     Raises
     ------
     IndexFormatError
         They have not, or do not hold what the meta says.
     """
-    check_index(report)
+    check_sums(report)
     folder = Path(report.path)
     rows = Rows.open(folder / "rows")
     if (len(rows), rows.dim) != (report.rows, report.dim):
         raise IndexFormatError(f"it holds {len(rows)} rows of width {rows.dim}, not {report.rows} of {report.dim}")
     moved = None if report.transform == "none" else Transform.load(folder / "transform", report.dim)
     try:
-        return SavedIndex(kind_class(report.kind).load(rows, folder, report.params), moved, report)
+        return SavedIndex(kind_class(report.kind).load(rows, folder, report.params), rows, moved, report)
     except EmbedstoreError as error:
         raise IndexFormatError(f"{error}") from error
 
 
-def check_index(report: IndexReport) -> None:
+def keys_of(report: IndexReport) -> Keys:
+    """Read the keys of an index's rows, in order.
+
+    A key is the sum of the sound, and an index is of the store's recipe: where the store holds the key, it holds these rows.
+
+    Raises
+    ------
+    IndexFormatError
+        Its rows cannot be used.
+    """
+    rows = Rows.open(Path(report.path) / "rows")
+    return rows.keys[rows.order]
+
+
+def check_sums(report: IndexReport) -> None:
     """Compare an index's files with the sums that its meta promises, without loading them.
 
     Raises
     ------
     IndexFormatError
-        One has another sum.
+        One has another sum, or there are others.
     """
+    with suppress(OSError):
+        found = {file.name for file in Path(report.path).iterdir()} - {"meta.json"}
+        if strange := found - report.files.keys():
+            raise IndexFormatError(f"it holds files that are not its own: {sorted(strange)!r:.100}")
     for name, one in report.files.items():
         with _opened(Path(report.path) / name, one["bytes"]) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != one["sha256"]:

@@ -18,12 +18,18 @@ from embedstore.errors import IndexFormatError, ParameterError
 from embedstore.registry import unknown_name
 from embedstore.store import EmbeddingStore
 from embedstore.store.disk import plain_file
-from embedstore.types import Floats, Mix
+from embedstore.types import Floats, Keys, Mix
 
-__all__ = ["TRANSFORMS", "Space", "Transform"]
+__all__ = ["TRANSFORMS", "Space", "Transform", "fitted_on"]
 
 TRANSFORMS = ("none", "centre", "standardise", "whiten")
 _FITTED_ON = 20_000  # rows
+
+
+def fitted_on(keys: Keys) -> Keys:
+    """Choose the tracks that a transform is learned from, by rising key: the same ones in whatever order they are stored."""
+    keys = np.sort(keys)
+    return keys[np.sort(np.random.default_rng(0).permutation(len(keys))[:_FITTED_ON])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +67,7 @@ class Transform:
             raise unknown_name("transform", kind, TRANSFORMS)
         if kind == "none":
             return None
-        wide = values.astype(np.float64)
+        wide = values.astype(np.float64) if len(values) else np.zeros((1, values.shape[1]))
         mean = wide.mean(axis=0)
         scale = np.ones(len(mean))
         if kind == "standardise":
@@ -174,9 +180,7 @@ class Space:
         """Learn its transform from up to 20,000 tracks of a store."""
         if self.kind == "none":
             return None
-        keys = store.keys()
-        chosen = np.sort(np.random.default_rng(0).permutation(len(keys))[:_FITTED_ON])
-        return Transform.fit(store.vectors(keys[chosen], self.which), self.kind)
+        return Transform.fit(store.vectors(fitted_on(store.keys()), self.which), self.kind)
 
     def reader(self, store: EmbeddingStore, transform: Transform | None) -> Callable[[Any], Floats]:
         """Give the function from keys to moved vectors."""

@@ -16,7 +16,7 @@ __all__ = ["AT_ONCE", "KNOBS", "choose", "most_cells", "tuned"]
 KNOBS = {"nprobe", "efSearch"}  # FAISS's names: cells that are looked into, length of the list in a graph's search
 _FLAT, _SCAN = 20_000, 300_000  # rows up to which a scan takes about a millisecond: of all values, of a bit for each
 AT_ONCE = 32  # queries that FAISS is given: it keeps a table for each cell that each of them looks into
-_QUERIES = 500  # rows that settings are tuned on
+TUNED_ON = 500  # rows that settings are tuned on
 _LEAST, _MOST = (
     40,
     2000,
@@ -24,14 +24,14 @@ _LEAST, _MOST = (
 _PER_CANDIDATE = 100  # rows scanned in the time that one candidate takes to be ranked
 
 
-def choose(rows: Rows, goal: Goal) -> str:
+def choose(n: int, dim: int, goal: Goal) -> str:
     """Choose the kind that reaches a goal fastest, by the number of rows.
 
     Measured on 768 values a row: flat scans 20,000 rows in a millisecond or two; rabitq 100,000; above 300,000 ivf-rabitq is
     faster.
     """
-    n, codes = len(rows), len(rows) * (rows.dim / 8 + 24)
-    if n <= _FLAT and 4 * n * rows.dim <= goal.memory:
+    codes = n * (dim / 8 + 24)
+    if n <= _FLAT and 4 * n * dim <= goal.memory:
         return "flat"
     if codes > goal.memory:
         return "ivf"
@@ -69,7 +69,7 @@ def tuned(index: Any, rows: Rows, recall: float, seed: int) -> dict[str, int]:
     n = len(rows)
     if n < 2:
         return {"candidates": 10}
-    chosen = rows.sample(_QUERIES, seed)
+    chosen = rows.sample(TUNED_ON, seed)
     queries, wanted = rows.unit(chosen), recall + (1 - recall) / 4
     true = _neighbours(rows, chosen, queries)
     ranges = faiss.ParameterSpace()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import translate
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 from unicodedata import combining, normalize
 
@@ -24,7 +27,11 @@ _LISTED = 30  # names that an error still lists
 _LIKELY = 60  # of 100: how alike a name is to be suggested
 _SHOWN = 5  # tracks that an error names
 
+_REMEMBERED = 32  # filters
+
 Mask = NDArray[np.bool_]
+Row = tuple[int, float, str, bytes, int]
+_Members = tuple[dict[str, NDArray[np.int64]], list[str]]
 
 
 def fold(text: str) -> str:
@@ -36,6 +43,21 @@ def fold(text: str) -> str:
     return " ".join(normalize("NFKC", text).casefold().split())
 
 
+class _Track:
+    """What is said about a track; `mark` tells what the catalogue said then from what it says now."""
+
+    def __init__(self, rows: tuple[Row, ...]) -> None:
+        self.mark = hash(rows)  # 64 bits, in place of all the text
+        _, self.seconds, labels, *_ = rows[0]
+        self.labels = TrackLabels.from_dict(json.loads(labels))
+        self.files = [(os.fsdecode(path), os.fsdecode(path[below:])) for *_, path, below in rows]
+
+    @cached_property
+    def words(self) -> str:
+        """Those of its artists and its title, a blank on either side of each."""
+        return f" {' '.join(_words(' '.join((*self.labels.artists, self.labels.title))).split())} "
+
+
 class Columns:
     """What is said about the tracks of a store at one moment, in the order of their keys.
 
@@ -43,7 +65,7 @@ class Columns:
     ----------
     store : EmbeddingStore
     before : Columns, optional
-        Of the same store at an earlier moment: labels that are as they were are not read again.
+        Of the same store at an earlier moment: tracks of which the same is said are taken over.
 
     Attributes
     ----------
@@ -53,16 +75,18 @@ class Columns:
     """
 
     def __init__(self, store: EmbeddingStore, before: Columns | None = None) -> None:
-        known: dict[str, TrackLabels] = before._known if before else {}  # noqa: SLF001 - of the same class
-        rows = list(store.catalogue())
-        self._known: dict[str, TrackLabels] = {
-            text: known.get(text) or TrackLabels.from_dict(json.loads(text)) for _, _, text, _ in rows
-        }
-        self.keys = np.array([key for key, *_ in rows], np.int64)
-        self.seconds = np.array([seconds for _, seconds, *_ in rows], np.float64)
-        self.labels = [self._known[text] for _, _, text, _ in rows]
-        self._files = [files for *_, files in rows]
-        self.allowed = lru_cache(maxsize=32)(self._allowed)
+        known: dict[int, _Track] = before._tracks if before else {}  # noqa: SLF001 - of the same class
+        self._store = store
+        self._tracks: dict[int, _Track] = {}
+        for key, group in groupby(store.catalogue(), itemgetter(0)):
+            rows, old = tuple(group), known.get(key)
+            self._tracks[key] = old if old is not None and old.mark == hash(rows) else _Track(rows)
+        tracks = self._tracks.values()
+        self.keys = np.fromiter(self._tracks, np.int64, len(tracks))
+        self.seconds = np.array([track.seconds for track in tracks], np.float64)
+        self.labels = [track.labels for track in tracks]
+        self._files = [track.files for track in tracks]
+        self._answers: dict[Filter, Keys] = {}
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -85,31 +109,26 @@ class Columns:
         UnknownNameError
             No track has it; suggests the closest.
         """
-        members, names = self._members[kind]
+        members, names = getattr(self, f"_{kind}s")
         try:
-            return members[fold(name)]
+            found: NDArray[np.int64] = members[fold(name)]
         except KeyError:
             raise _unknown(kind, name, names) from None
-
-    @cached_property
-    def _members(self) -> dict[str, tuple[dict[str, NDArray[np.int64]], list[str]]]:
-        """Of each kind of name: its rows by the folded name, and the names as they are written."""
-        found = {}
-        for kind, told in (
-            ("genre", [labels.genres for labels in self.labels]),
-            ("artist", [labels.artists for labels in self.labels]),
-            ("album", [(labels.album,) * bool(labels.album) for labels in self.labels]),
-        ):
-            members: dict[str, dict[int, None]] = {}
-            folded = {name: fold(name) for names in told for name in names}
-            for place, names in enumerate(told):
-                for name in names:
-                    members.setdefault(folded[name], {})[place] = None
-            rows = {name: np.fromiter(places, np.int64, len(places)) for name, places in members.items()}
-            found[kind] = rows, sorted({name: written for written, name in folded.items()}.values())
         return found
 
-    def _allowed(self, wanted: Filter) -> Keys:
+    @cached_property
+    def _genres(self) -> _Members:
+        return _members([labels.genres for labels in self.labels])
+
+    @cached_property
+    def _artists(self) -> _Members:
+        return _members([labels.artists for labels in self.labels])
+
+    @cached_property
+    def _albums(self) -> _Members:
+        return _members([(labels.album,) * bool(labels.album) for labels in self.labels])
+
+    def allowed(self, wanted: Filter) -> Keys:
         """Give the keys of the tracks that meet a filter, in order.
 
         Raises
@@ -119,6 +138,15 @@ class Columns:
         UnknownNameError
             It asks for a genre, artist or album that no track has.
         """
+        found = self._answers.get(wanted)
+        if found is None:
+            found = self._meeting(wanted)
+            if len(self._answers) >= _REMEMBERED:
+                self._answers.clear()
+            self._answers[wanted] = found
+        return found
+
+    def _meeting(self, wanted: Filter) -> Keys:
         parts: dict[str, Mask] = {}
         for kind in ("genre", "artist", "album"):
             for names, said, keep in (
@@ -166,11 +194,13 @@ class Columns:
         TrackNotFoundError
             None does; suggests the closest.
         """
-        for names in self._names:
-            if found := names.get(text):
-                return int(self.keys[self._only(found, text)]), ""
-        words = set(_words(text).split())
-        if words and (found := [place for place, said in enumerate(self._words) if words <= said]):
+        places = self.places(self._store.named(text))
+        if (places >= 0).any():
+            return int(self.keys[self._only(places[places >= 0].tolist(), text)]), ""
+        found = list(range(len(self) if (words := {*_words(text).split()}) else 0))
+        for word in sorted(words, key=len, reverse=True):  # the longest is the rarest
+            found = [place for place in found if f" {word} " in self._words[place]]
+        if found:
             exact = [place for place in found if _words(self.labels[place].title).split() == _words(text).split()]
             place = self._only(exact if len(exact) == 1 else found, text)
             return int(self.keys[place]), f"{self.name(place)} ({track_id(int(self.keys[place]))})"
@@ -178,8 +208,7 @@ class Columns:
             f"no stored track is called {text!r} ({len(self)} tracks){_or_else(self._closest(text))}"
         )
 
-    def _only(self, places: Iterable[int], text: str) -> int:
-        found = sorted(set(places))
+    def _only(self, found: list[int], text: str) -> int:
         if len(found) == 1:
             return found[0]
         some = ", ".join(f"{self.name(place)} ({track_id(int(self.keys[place]))})" for place in found[:_SHOWN])
@@ -192,31 +221,39 @@ class Columns:
         artist = ", ".join(labels.artists)
         return f"{artist} - {labels.title}" if artist and labels.title else labels.title or self._files[place][0][0]
 
-    @cached_property
-    def _names(self) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-        """Rows by path below the root, and by file name, with its ending and without."""
-        below: dict[str, list[int]] = {}
-        names: dict[str, list[int]] = {}
-        for place, files in enumerate(self._files):
-            for _, path in files:
-                name = path.rpartition("/")[2]
-                below.setdefault(path, []).append(place)
-                for form in {name, name.rpartition(".")[0] or name}:
-                    names.setdefault(form, []).append(place)
-        return below, names
+    def said(self, place: int) -> str:
+        """Give all names of a track, and its paths below the root, as one folded text."""
+        labels, files = self.labels[place], self._files[place]
+        return fold(
+            " ".join((*labels.artists, labels.title, labels.album, *labels.genres, *(below for _, below in files)))
+        )
 
     @cached_property
-    def _words(self) -> list[frozenset[str]]:
-        return [frozenset(_words(" ".join((*one.artists, one.title))).split()) for one in self.labels]
+    def _words(self) -> list[str]:
+        return [track.words for track in self._tracks.values()]
 
     def _closest(self, text: str) -> list[str]:
         from rapidfuzz import fuzz, process
 
-        said = {place: _words(" ".join((*one.artists, one.title))) for place, one in enumerate(self.labels)}
+        said = {place: words.strip() for place, words in enumerate(self._words)}
         tracks = process.extract(_words(text), said, scorer=fuzz.WRatio, limit=3, score_cutoff=_LIKELY)
-        files = process.extract(text, self._names[1].keys(), scorer=fuzz.ratio, limit=3, score_cutoff=_LIKELY)
+        written = {path.rpartition("/")[2] for files in self._files for path, _ in files}
+        files = process.extract(text, sorted(written), scorer=fuzz.ratio, limit=3, score_cutoff=_LIKELY)
         names = [(score, self.name(place)) for _, score, place in tracks] + [(score, name) for name, score, _ in files]
         return list(dict.fromkeys(name for _, name in sorted(names, reverse=True)))[:3]
+
+
+def _members(told: Iterable[Sequence[str]]) -> _Members:
+    """List the rows of each name, by the folded name, and the names as they are written."""
+    members: dict[str, list[int]] = {}
+    folded: dict[str, str] = {}
+    for place, names in enumerate(told):
+        for name in names if len(names) < 2 else dict.fromkeys(names):
+            if name not in folded:
+                folded[name] = fold(name)
+            members.setdefault(folded[name], []).append(place)
+    rows = {name: np.unique(places) for name, places in members.items()}
+    return rows, sorted({name: written for written, name in folded.items()}.values())
 
 
 def _words(text: str) -> str:

@@ -15,8 +15,10 @@ from urllib.parse import quote
 from embedstore.errors import ParameterError
 from embedstore.search.batch import Answer
 from embedstore.search.values import Hit
+from embedstore.store import EmbeddingStore
+from embedstore.store.disk import new_file
 
-__all__ = ["FORMS", "csv_of", "document_of", "json_of", "m3u8_of", "text_of", "write_answers"]
+__all__ = ["FORMS", "cell", "csv_of", "document_of", "json_of", "m3u8_of", "text_of", "write_answers"]
 
 FORMS = ("json", "csv", "m3u8")
 COLUMNS = (
@@ -63,11 +65,12 @@ def csv_of(answers: Sequence[Answer]) -> str:
     for answer in answers:
         for hit in answer.result.hits if answer.result else ():
             data = hit.to_dict() | {"copies": ";".join(hit.copies)}
-            writer.writerow([_cell(value) for value in (answer.text, *(data[column] for column in COLUMNS))])
+            writer.writerow([cell(value) for value in (answer.text, *(data[column] for column in COLUMNS))])
     return stream.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
+    """Make what a CSV holds of a value; see `csv_of`."""
     if not isinstance(value, str):
         return "" if value is None else value
     return f"'{value}" if _FORMULA.match(value) else value
@@ -124,9 +127,27 @@ def text_of(answers: Sequence[Answer], form: str, folder: str | os.PathLike[str]
 
 
 def write_answers(
-    answers: Sequence[Answer], out: str | os.PathLike[str], form: str | None = None, *, relative: bool = False
+    store: EmbeddingStore,
+    answers: Sequence[Answer],
+    out: str | os.PathLike[str],
+    form: str | None = None,
+    *,
+    relative: bool = False,
+    overwrite: bool = False,
 ) -> str:
-    """Write a file in one of `FORMS`, by default the one that its name ends with; an older file of that name is replaced.
+    """Write a file in one of `FORMS`, by default the one that its name ends with.
+
+    Parameters
+    ----------
+    store : EmbeddingStore
+        Nothing is written into it.
+    answers : sequence of Answer
+    out : path
+    form : str, optional
+    relative : bool
+        Write the paths of a playlist as seen from its folder.
+    overwrite : bool
+        Replace the file if there is one.
 
     Returns
     -------
@@ -136,15 +157,13 @@ def write_answers(
     Raises
     ------
     ParameterError
-        No such form.
+        No such form; the file exists, or would lie in the store.
     StoreError
         The file cannot be written; an older one is as it was.
     """
-    from embedstore.store.disk import explained, write_file
-
     path = Path(os.path.abspath(out))
     form = form or {".m3u": "m3u8"}.get(path.suffix.lower(), path.suffix.lower().removeprefix("."))
     text = text_of(answers, form, path.parent if relative else None)
-    with explained(f"cannot write {os.fspath(out)}"):
-        write_file(path, text.encode("utf-8", "surrogateescape"))
+    with new_file(path, store.path, overwrite=overwrite) as handle, open(handle, "wb", closefd=False) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
     return str(path)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
 
-from embedstore.errors import EmbedstoreError, ParameterError
+from embedstore.errors import EmbedstoreError, ParameterError, TrackNotFoundError
 from embedstore.index import LayerSearch, unit
 from embedstore.search.columns import Columns
 from embedstore.search.seeds import Ear, Sound
-from embedstore.search.shaping import Candidate, Known, at_most, background_of, diverse, one_of_each, percentile
-from embedstore.search.values import Filter, Hit, Query, SearchResult, Seed, Shape
+from embedstore.search.shaping import AtMost, Candidate, Known, OneOfEach, background_of, diverse, percentile
+from embedstore.search.values import Filter, Hit, Query, SearchResult, Shape
 from embedstore.store import EmbeddingStore
-from embedstore.types import Floats, Keys, Mix, track_id
+from embedstore.types import Floats, Keys, Mix, Track, track_id
 
 __all__ = ["Searcher", "search"]
 
 _SAMPLE = 1000  # tracks whose pairs are the library's background
 _POOL = 5  # times k: the nearest tracks among which diversity chooses
+_LOOKED, _LOOKED_AT_LEAST = 20, 4000  # times k, tracks: how many are looked at for a shape that leaves some out
+_PIECE = 1024  # tracks whose vectors are compared at once
+_BLOCK = 4096  # tracks of a genre that are read at once
 _TRIES = 5  # to answer while the store changes
 
 
@@ -35,25 +38,26 @@ class _View:
     def __init__(self, store: EmbeddingStore, stamp: _Stamp, live: LayerSearch, before: _View | None) -> None:
         self.stamp, self.live = stamp, live
         self.notes = (*store.problems, *live.notes)
-        self._store, self._lock = store, threading.Lock()
+        self._store, self._reading, self._sampling = store, threading.Lock(), threading.Lock()
         self._columns: Columns | None = None
         self._old: Columns | None = (before._columns or before._old) if before else None  # noqa: SLF001 - of the same class
         same = before is not None and before.live is live
-        self._background: Floats | None = before._background if before and same else None  # noqa: SLF001
+        self._sampled: tuple[Floats, Floats] | None = before._sampled if before and same else None  # noqa: SLF001
 
     def columns(self) -> Columns:
         """Give what is said about the tracks."""
-        with self._lock:
+        with self._reading:
             if self._columns is None:
                 self._columns, self._old = Columns(self._store, self._old), None
             return self._columns
 
-    def background(self) -> Floats:
-        """Give the similarities of random pairs of tracks, in order."""
-        with self._lock:
-            if self._background is None:
-                self._background = background_of(self.live.sample(_SAMPLE))
-            return self._background
+    def sampled(self) -> tuple[Floats, Floats]:
+        """Give the vectors of some tracks, and the similarities of all pairs of these, in order."""
+        with self._sampling:
+            if self._sampled is None:
+                vectors = self.live.sample(_SAMPLE)
+                self._sampled = vectors, background_of(vectors)
+            return self._sampled
 
 
 class Searcher:
@@ -132,13 +136,14 @@ class Searcher:
 
     def view(self) -> _View:
         """Give the store as it is now."""
-        stamp = self._stamp()
-        with self._lock:
-            old = self._view
+        with self._lock:  # the stamp, too: an older one must never be that of a newer view
+            stamp, old = self._stamp(), self._view
             if old is None or old.stamp != stamp:
                 keys = np.sort(self.store.keys())
                 same = old is not None and old.stamp[2] == stamp[2] and np.array_equal(old.live.keys, keys)
-                live = old.live if old is not None and same else LayerSearch(self.store, self._layer, self._transform)
+                live = old.live if old is not None else None
+                if live is None or not same:
+                    live = LayerSearch(self.store, self._layer, self._transform, before=live)
                 self._view = old = _View(self.store, stamp, live, old)
             return old
 
@@ -155,7 +160,9 @@ class Searcher:
         gave what is unwanted less weight than what is wanted: with equal weights little is left of what both share. On 640 tracks,
         -0.5 served best of 0..-1: more of the wanted genre, less of the unwanted one; -1 lost both.
 
-        Where a filter or a shape leaves fewer than k, the search goes on until there are k or no track is left.
+        Where a filter or a shape leaves fewer than k, the search goes on until there are k or no track is left; one of each piece
+        of music, or few of each artist, are looked for among the nearest 20 k, at least 4,000, tracks, and a note says if that
+        was too few.
 
         Parameters
         ----------
@@ -179,13 +186,13 @@ class Searcher:
         AudioError, EncoderError, EncoderMismatchError
             A file cannot be encoded as the store's tracks were.
         """
-        asked = query if isinstance(query, Query) else Query((Seed(os.fspath(query)),))
+        asked = Query.of(query)
         for _ in range(_TRIES):
-            view = self.view()
+            stamp = self._stamp()
             try:
-                return self._search(view, asked, filter or Filter(), shape or Shape())
+                return self._search(self.view(), asked, filter or Filter(), shape or Shape())
             except EmbedstoreError as error:
-                if self._stamp() == view.stamp:
+                if self._stamp() == stamp:
                     raise
                 changed = error  # perhaps only because the store has changed meanwhile
         raise changed
@@ -202,24 +209,43 @@ class Searcher:
             for seed, sound in zip(query.seeds, sounds, strict=True)
             if seed.weight < 0 or not shape.include_self
         }
-        found, nearest = self._widen(view, vector, allowed, shape, sounds, hidden)
-        notes = [note for sound in sounds for note in sound.notes]
-        if not found and nearest is not None:
-            notes.append(f"no track is {shape.least:g} alike; the nearest is {nearest:.4f}")
+        while True:
+            found, notes = self._widen(view, vector, allowed, shape, sounds, hidden)
+            keys = np.array([one.key for one in found], np.int64)
+            tracks = {track.key: track for track, _ in self.store.described(keys)}
+            if len(tracks) == len(found):
+                break
+            hidden |= {*keys.tolist()} - {*tracks}  # deleted since
         moments = {}
         if self.store.keeps_windows and any(seed.at is not None for seed in query.seeds):
-            keys = np.array([one.key for one in found], np.int64)
             moments = self._ear.nearest_moments(keys, unit(vector[None])[0], live)
-        hits = self._hits(view, found, moments)
-        return SearchResult(str(query), self.layer, hits, (*view.notes, *notes), self.transform)
+        percentile_of, background = self._background(view, query, vector)
+        hits = tuple(
+            _hit(rank, tracks[one.key], one, percentile(background, one.score), moments.get(one.key))
+            for rank, one in enumerate(found, 1)
+        )
+        notes = [*view.notes, *(note for sound in sounds for note in sound.notes), *notes]
+        return SearchResult(str(query), self.layer, hits, tuple(notes), self.transform, percentile_of)
+
+    def _background(self, view: _View, query: Query, vector: Floats) -> tuple[str, Floats]:
+        """Say what scores are compared with, see `SearchResult.percentile_of`, and give these similarities in order."""
+        vectors, pairs = view.sampled()
+        if query.genre is None and len(query.seeds) == 1 and query.seeds[0].at is None:
+            return "pairs", pairs
+        return "tracks", np.sort((vectors @ unit(vector[None])[0]).clip(-1, 1))
 
     def _sum(self, view: _View, query: Query, sounds: Sequence[Sound]) -> Floats:
         """Make one vector of the seeds, or of a genre and seeds to be unlike; of any length."""
         parts = [(seed.weight, sound.vector) for seed, sound in zip(query.seeds, sounds, strict=True)]
         if query.genre is not None:
             columns = view.columns()
-            members = view.live.vectors(columns.keys[columns.having("genre", query.genre)])
-            parts.append((1.0, unit(members.mean(axis=0, dtype=np.float64).astype(np.float32)[None])[0]))
+            members = columns.keys[columns.having("genre", query.genre)]
+            members = np.intersect1d(members, view.live.keys)  # which may be older
+            if not len(members):
+                raise TrackNotFoundError(f"no track of the genre {query.genre!r} can be searched yet; try again")
+            blocks = (view.live.vectors(members[i : i + _BLOCK]) for i in range(0, len(members), _BLOCK))
+            centre = np.sum([block.sum(axis=0, dtype=np.float64) for block in blocks], axis=0)
+            parts.append((1.0, unit(centre.astype(np.float32)[None])[0]))
         total = np.sum([weight * vector.astype(np.float64) for weight, vector in parts], axis=0)
         if len(parts) > 1 and np.linalg.norm(total) < 1e-6 * sum(abs(weight) for weight, _ in parts):
             raise ParameterError(f"{query}: these cancel each other out; choose other weights")
@@ -233,74 +259,85 @@ class Searcher:
         shape: Shape,
         sounds: Sequence[Sound],
         hidden: set[int | None],
-    ) -> tuple[list[Candidate], float | None]:
-        """Look at ever more of the nearest tracks until k are left; the score of the nearest if that alone is too small."""
-        among = view.live.keys if allowed is None else allowed
+    ) -> tuple[list[Candidate], list[str]]:
+        """Look at ever more of the nearest tracks until k are left; also say why there are fewer, if it is not plain."""
+        everything = most = len(view.live.keys if allowed is None else allowed)
         pool = shape.k * (_POOL if shape.diversity else 1)
-        count = min(len(among), pool * (2 if shape.collapse or shape.per_artist else 1) + len(hidden))
+        count = pool + len(hidden)
+        if shape.collapse or shape.per_artist:
+            count, most = count + pool, min(most, max(_LOOKED * shape.k, _LOOKED_AT_LEAST) + len(hidden))
+        pick = self._picker(view, shape, sounds)
+        kept: list[Candidate] = []
+        seen, nearest, notes = set(hidden), -np.inf, list[str]()
         while True:
-            found = view.live.search(vector[None], count, allowed=allowed)
+            found = view.live.search(vector[None], min(count, most), allowed=allowed)
             pairs = zip(found.keys[0].tolist(), found.scores[0].tolist(), strict=True)
-            ranked = [Candidate(key, score) for key, score in pairs if key >= 0 and key not in hidden]
-            near = [one for one in ranked if shape.least is None or one.score >= shape.least]
-            kept = self._shaped(view, near, shape, sounds)
-            if len(kept) >= pool or count == len(among) or len(near) < len(ranked):
+            new = [Candidate(key, score) for key, score in pairs if key >= 0 and key not in seen]
+            seen |= {one.key for one in new}
+            near = [one for one in new if shape.least is None or one.score >= shape.least]
+            nearest = max([nearest, *(one.score for one in new)])
+            for start in range(0, len(near), _PIECE):
+                kept += pick(near[start : start + _PIECE])
+            if len(kept) >= pool or count >= most or len(near) < len(new):
                 break
-            count = min(len(among), 4 * count)
+            count *= 4
+        if not kept and shape.least is not None and -np.inf < nearest < shape.least:
+            notes.append(f"no track is {shape.least:g} alike; the nearest is {nearest:.4f}")
+        if len(kept) < shape.k and count >= most < everything and len(near) == len(new):
+            notes.append(f"only the {most - len(hidden)} nearest tracks were looked at; some farther away may fit, too")
+        kept.sort(key=lambda one: -one.score)  # an approximate index may find more only when it is asked for more
         if shape.diversity:
             kept = kept[:pool]
             rows = view.live.vectors(np.array([one.key for one in kept], np.int64))
             kept = [kept[place] for place in diverse([one.score for one in kept], rows, shape.k, shape.diversity)]
-        return kept[: shape.k], ranked[0].score if ranked and not near else None
+        return kept[: shape.k], notes
 
-    def _shaped(self, view: _View, near: list[Candidate], shape: Shape, sounds: Sequence[Sound]) -> list[Candidate]:
-        if not near or not (shape.collapse or shape.per_artist):
-            return near
+    def _picker(
+        self, view: _View, shape: Shape, sounds: Sequence[Sound]
+    ) -> Callable[[list[Candidate]], list[Candidate]]:
+        """Make what takes candidates, best first and piece by piece, and gives those that a shape leaves."""
+        if not (shape.collapse or shape.per_artist):
+            return list
         columns = view.columns()
-        places = columns.places([one.key for one in near])
-        near, places = [one for one, place in zip(near, places, strict=True) if place >= 0], places[places >= 0]
-        if shape.collapse:
-            heard = [sound for sound in sounds if not (shape.include_self and sound.key is not None)]
-            seeds = Known(
-                np.array([sound.vector for sound in heard], np.float32).reshape(-1, view.live.dim),
-                np.array([sound.seconds for sound in heard]),
-                [sound.labels for sound in heard],
-            )
-            rows = view.live.vectors(columns.keys[places])
-            known = Known(rows, columns.seconds[places], [columns.labels[place] for place in places])
-            near = one_of_each(near, known, view.background(), seeds=seeds)
-            places = columns.places([one.key for one in near])
-        if shape.per_artist:
-            near = at_most(near, [columns.labels[place].artists for place in places], shape.per_artist)
-        return near
+        heard = [sound for sound in sounds if not (shape.include_self and sound.key is not None)]
+        seeds = Known(
+            np.array([sound.vector for sound in heard], np.float32).reshape(-1, view.live.dim),
+            np.array([sound.seconds for sound in heard]),
+            [sound.labels for sound in heard],
+        )
+        one_of_each = OneOfEach(view.sampled()[1], seeds) if shape.collapse else None
+        at_most = AtMost(shape.per_artist) if shape.per_artist else None
 
-    def _hits(
-        self, view: _View, found: Sequence[Candidate], moments: dict[int, tuple[float, float]]
-    ) -> tuple[Hit, ...]:
-        tracks = {track.key: track for track, _ in self.store.described(np.array([one.key for one in found], np.int64))}
-        hits: list[Hit] = []
-        for one in found:
-            if (track := tracks.get(one.key)) is None:
-                continue  # deleted since
-            labels = track.labels
-            hits.append(
-                Hit(
-                    rank=len(hits) + 1,
-                    track=track.id,
-                    path=track.path,
-                    genres=labels.genres,
-                    artists=labels.artists,
-                    album=labels.album,
-                    title=labels.title,
-                    seconds=track.seconds,
-                    score=one.score,
-                    percentile=percentile(view.background(), one.score),
-                    copies=tuple(map(track_id, one.copies)),
-                    at=moments.get(one.key, (None, None))[0],
-                    end=moments.get(one.key, (None, None))[1],
-                )
-            )
-        return tuple(hits)
+        def pick(near: list[Candidate]) -> list[Candidate]:
+            places = columns.places([one.key for one in near])
+            near, places = [one for one, place in zip(near, places, strict=True) if place >= 0], places[places >= 0]
+            if one_of_each:
+                rows = view.live.vectors(columns.keys[places])
+                known = Known(rows, columns.seconds[places], [columns.labels[place] for place in places])
+                near = one_of_each(near, known)
+                places = columns.places([one.key for one in near])
+            return at_most(near, [columns.labels[place] for place in places]) if at_most else near
+
+        return pick
+
+
+def _hit(rank: int, track: Track, one: Candidate, share: float | None, moment: tuple[float, float] | None) -> Hit:
+    labels, (at, end) = track.labels, moment or (None, None)
+    return Hit(
+        rank=rank,
+        track=track.id,
+        path=track.path,
+        genres=labels.genres,
+        artists=labels.artists,
+        album=labels.album,
+        title=labels.title,
+        seconds=track.seconds,
+        score=one.score,
+        percentile=share,
+        copies=tuple(map(track_id, one.copies)),
+        at=at,
+        end=end,
+    )
 
 
 def search(
@@ -345,7 +382,5 @@ def search(
     >>> result = search(EmbeddingStore.open("my-store"), "blues/thrill.ogg", k=5)  # doctest: +SKIP
     >>> [(hit.rank, hit.track, round(hit.score, 3)) for hit in result.hits]  # doctest: +SKIP
     """
-    seeds = () if query is None else query.seeds if isinstance(query, Query) else (Seed(os.fspath(query)),)
-    asked = Query(seeds, query.genre if isinstance(query, Query) and genre is None else genre)
-    shape = Shape(k=k, include_self=include_self)
-    return Searcher(store, layer=layer, transform=transform, **options).search(asked, filter, shape)
+    searcher = Searcher(store, layer=layer, transform=transform, **options)
+    return searcher.search(Query.of(query, genre), filter, Shape(k=k, include_self=include_self))

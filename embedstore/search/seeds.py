@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,12 +89,12 @@ class Ear:
         track = self.store.find(what)
         if track is not None and track.id == what:
             return track, ()  # whatever lies in the current folder: an id names no file
-        if Path(what).is_file():
+        if os.path.isfile(what):  # noqa: PTH113 - unlike Path's, never raises
             path = os.path.abspath(what)
             same = [file for file in track.files if file.full_path == path] if track else []
             if not same:
                 return None, ()  # though a stored one may be called so
-            found = Path(what).stat()
+            found = os.stat(what)  # noqa: PTH116 - a text
             if (same[0].size, same[0].mtime_ns) == (found.st_size, found.st_mtime_ns):
                 return track, ()
             return track, (

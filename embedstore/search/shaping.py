@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.search.columns import fold
+from embedstore.labels.names import artist_keys, known_title
 from embedstore.types import Floats, TrackLabels
 
-__all__ = ["Candidate", "Known", "at_most", "background_of", "diverse", "one_of_each", "percentile"]
+__all__ = ["AtMost", "Candidate", "Known", "OneOfEach", "background_of", "diverse", "percentile"]
 
 DURATION = 1.0  # seconds that copies of a recording may differ by
+RENAMED = 0.1  # of the duration: how far tracks of one name may differ
 LIKENESS = 0.03  # of the distance of a typical pair: how far apart copies of a recording may be
+_BLOCK = 64  # tracks that are compared with all others at once
 
 
 @dataclass
@@ -61,64 +63,104 @@ def percentile(background: Floats, score: float) -> float | None:
     return 100.0 * float(np.searchsorted(background, np.float32(score))) / len(background)
 
 
-def one_of_each(candidates: Iterable[Candidate], known: Known, background: Floats, *, seeds: Known) -> list[Candidate]:
-    """Let the first of tracks that are the same music stand for the others.
+class OneOfEach:
+    """Lets the first of tracks that are the same music stand for the others.
 
-    Two tracks are the same music if they have the same artists and title (both known; case and blanks do not count), or if
-    they last equally long to a second and are so alike that ``1 - similarity`` is below 3 % of what it is for the median pair
-    of the library. So the rule needs no setting for each model: what is a great similarity differs between them. It is strict:
-    of 384 re-encoded copies among 640 tracks it joined 290 (musicnn) and 306 (MFCCs), and 17 and 39 of the 204,480 pairs that are
-    no copies. It misses copies at low bit rates, and where a model hears loudness, louder ones.
+    Two tracks are the same music if they have the same artists and title (both known, see `embedstore.labels.names`) and their
+    durations differ by at most 10 %, or if they last equally long to a second and are so alike that ``1 - similarity`` is below
+    3 % of what it is for the median pair of the library. So the rule needs no setting for each model: what is a great similarity
+    differs between them. It is strict: of 384 re-encoded copies among 640 tracks it joined 290 (musicnn) and 306 (MFCCs), and 17
+    and 39 of the 204,480 pairs that are no copies. It misses copies at low bit rates, and where a model hears loudness, louder
+    ones.
 
     Parameters
     ----------
-    candidates : iterable of Candidate
-        Best first.
-    known : Known
-        A row for each candidate.
     background : float32 array
         See `background_of`.
     seeds : Known
         Tracks whose copies are left out.
     """
-    least = 1 - LIKENESS * (1 - float(np.median(background))) if len(background) else np.inf
-    kept: list[Candidate | None] = [None] * len(seeds.labels)
-    by_name = {name: place for place, labels in enumerate(seeds.labels) if (name := _name(labels))}
-    vectors = np.vstack([seeds.vectors, np.empty_like(known.vectors)])
-    seconds = np.append(seeds.seconds, np.empty(len(known.seconds)))
-    for i, candidate in enumerate(candidates):
-        n, name = len(kept), _name(known.labels[i])
-        same = by_name.get(name) if name else None
-        if same is None:
-            near = np.flatnonzero(np.abs(seconds[:n] - known.seconds[i]) <= DURATION)
-            alike = near[vectors[near] @ known.vectors[i] >= least]
-            same = int(alike[0]) if len(alike) else None
-        if same is None:
-            vectors[n], seconds[n] = known.vectors[i], known.seconds[i]
-            kept.append(Candidate(candidate.key, candidate.score))
-            if name:
-                by_name[name] = n
-        elif (first := kept[same]) is not None:
-            first.copies.append(candidate.key)
-    return [one for one in kept if one is not None]
+
+    def __init__(self, background: Floats, seeds: Known) -> None:
+        self._least = 1 - LIKENESS * (1 - float(np.median(background))) if len(background) else np.inf
+        self._kept: list[Candidate | None] = [None] * len(seeds.labels)
+        self._vectors, self._seconds = seeds.vectors, seeds.seconds.tolist()
+        self._named: dict[tuple[str, ...], list[int]] = {}
+        for place, labels in enumerate(seeds.labels):
+            self._call(_name(labels), place)
+
+    def __call__(self, candidates: Sequence[Candidate], known: Known) -> list[Candidate]:
+        """Keep those that are unlike all kept so far, here and in earlier calls, and note the others as copies of these.
+
+        Parameters
+        ----------
+        candidates : sequence of Candidate
+            Best first.
+        known : Known
+            A row for each candidate.
+        """
+        n, kept = len(self._kept), []
+        alike = self._alike(known)
+        place: dict[int, int] = {}  # of each row that is kept: where
+        for i, candidate in enumerate(candidates):
+            name, seconds = _name(known.labels[i]), float(known.seconds[i])
+            lasting = [(one, self._seconds[one]) for one in self._named.get(name, ())]
+            same = [one for one, other in lasting if abs(other - seconds) <= RENAMED * max(other, seconds)]
+            same = same or sorted(place.get(j, j) for j in alike[i] if j < n or j in place)
+            if not same:
+                place[n + i] = len(self._kept)
+                self._seconds.append(seconds)
+                self._call(name, len(self._kept))
+                self._kept.append(candidate)
+                kept.append(candidate)
+            elif (first := self._kept[same[0]]) is not None:
+                first.copies.append(candidate.key)
+        self._vectors = np.vstack([self._vectors, known.vectors[[row - n for row in place]]])
+        return kept
+
+    def _call(self, name: tuple[str, ...], place: int) -> None:
+        if name:
+            self._named.setdefault(name, []).append(place)
+
+    def _alike(self, known: Known) -> list[list[int]]:
+        """List for each new row the rows, of those that are kept and of the new ones, that sound and last the same."""
+        n = len(self._kept)
+        found: list[list[int]] = [[] for _ in known.labels]
+        vectors, seconds = np.vstack([self._vectors, known.vectors]), np.append(self._seconds, known.seconds)
+        order = np.argsort(seconds, kind="stable")
+        ordered, new = seconds[order], order[order >= n]
+        for start in range(0, len(new), _BLOCK):
+            some = new[start : start + _BLOCK]  # of about the same duration
+            first = np.searchsorted(ordered, seconds[some[0]] - DURATION)
+            others = order[first : np.searchsorted(ordered, seconds[some[-1]] + DURATION, "right")]
+            apart = np.abs(seconds[some][:, None] - seconds[others])
+            rows, columns = np.nonzero((vectors[some] @ vectors[others].T >= self._least) & (apart <= DURATION))
+            for i, j in zip(some[rows].tolist(), others[columns].tolist(), strict=True):
+                found[i - n].append(j)
+        return found
 
 
-def _name(labels: TrackLabels) -> tuple[str, ...] | None:
-    if not (labels.artists and labels.title):
-        return None
-    return (fold(labels.title), *sorted(map(fold, labels.artists)))
+def _name(labels: TrackLabels) -> tuple[str, ...]:
+    """Give artists and title in the form in which they are compared; empty if one of the two is not known."""
+    title, artists = known_title(labels), artist_keys(labels)
+    return (title, *sorted(artists)) if title and artists else ()
 
 
-def at_most(candidates: Iterable[Candidate], artists: Iterable[Sequence[str]], most: int) -> list[Candidate]:
-    """Keep the first `most` of each artist; tracks of unknown artists are all kept."""
-    counts: Counter[str] = Counter()
-    kept = []
-    for candidate, names in zip(candidates, artists, strict=True):
-        folded = {fold(name) for name in names}
-        if all(counts[name] < most for name in folded):
-            counts.update(folded)
-            kept.append(candidate)
-    return kept
+class AtMost:
+    """Keeps the first `most` tracks of each artist; tracks of unknown artists are all kept."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._counts = most, Counter[str]()
+
+    def __call__(self, candidates: Iterable[Candidate], labels: Iterable[TrackLabels]) -> list[Candidate]:
+        """Keep those that may be shown beside those of earlier calls."""
+        kept = []
+        for candidate, said in zip(candidates, labels, strict=True):
+            artists = artist_keys(said)
+            if all(self._counts[name] < self._most for name in artists):
+                self._counts.update(artists)
+                kept.append(candidate)
+        return kept
 
 
 def diverse(scores: Sequence[float], vectors: Floats, k: int, diversity: float) -> list[int]:

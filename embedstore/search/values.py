@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -74,6 +75,13 @@ class Query:
             )
         if both := liked & unliked:
             raise ParameterError(f"results cannot be like and unlike {min(both)!r} at once")
+
+    @classmethod
+    def of(cls, query: Query | str | os.PathLike[str] | None, genre: str | None = None) -> Query:
+        """Make a query of whatever a person gives: one, a text or path, which is one seed, or None; and perhaps a genre."""
+        if not isinstance(query, Query):
+            return cls(() if query is None else (Seed(os.fspath(query)),), genre)
+        return query if genre is None else cls(query.seeds, genre)
 
     def __str__(self) -> str:
         text = "" if self.genre is None else f"genre:{self.genre}"
@@ -149,9 +157,9 @@ class Shape:
     k : int
         How many.
     per_artist : int or None
-        At most so many of one artist; tracks of unknown artists are not counted.
+        At most so many of one artist; guests count, too, and tracks of unknown artists do not.
     collapse : bool
-        Show one of tracks that are the same music, the nearest, and name the others under it; see `embedstore.search.shaping.one_of_each`.
+        Show one of tracks that are the same music, the nearest, and name the others under it; see `embedstore.search.shaping.OneOfEach`.
     least : float or None
         Smallest similarity, -1..1.
     diversity : float
@@ -201,7 +209,7 @@ class Hit:
     score : float
         Cosine similarity, -1..1, higher is nearer; 0 if one of the two vectors is all zeros.
     percentile : float or None
-        Percent of random pairs of the library that are less alike than the query and this track; None in a library of one.
+        Percent of what scores are compared with that is less alike, see `SearchResult.percentile_of`; None in a library of one.
     copies : tuple of str
         Ids of tracks that are the same music and therefore not shown.
     at, end : float or None
@@ -247,6 +255,10 @@ class SearchResult:
         What a person should know, e.g. that an index was not usable.
     transform : str
         How vectors were moved before they were compared.
+    percentile_of : str
+        What the percentiles of the hits are shares of. ``"pairs"``, for a track or file: random pairs of the library, those of one
+        artist among them. ``"tracks"``, for all other queries, since a sum of tracks or a moment is more, or less, alike to all
+        tracks than one of them is: random tracks of the library, by their similarity to this query.
     """
 
     query: str
@@ -254,9 +266,10 @@ class SearchResult:
     hits: tuple[Hit, ...]
     notes: tuple[str, ...] = field(default=())
     transform: str = "none"
+    percentile_of: str = "pairs"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         results = [hit.to_dict() for hit in self.hits]
         asked = {"query": self.query, "layer": self.layer, "transform": self.transform}
-        return {**asked, "results": results, "notes": list(self.notes)}
+        return {**asked, "percentile_of": self.percentile_of, "results": results, "notes": list(self.notes)}

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from embedstore.errors import StoreError, StoreFormatError, StoreLockedError
+from embedstore.errors import ParameterError, StoreError, StoreFormatError, StoreLockedError
 
 __all__ = [
     "CommitFile",
@@ -24,7 +24,9 @@ __all__ = [
     "commit_name",
     "explained",
     "list_commits",
+    "new_file",
     "next_sequence",
+    "outside",
     "plain_file",
     "quarantine",
     "read_commit",
@@ -153,6 +155,49 @@ def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(handle, view) :]
+
+
+@contextmanager
+def new_file(target: str | os.PathLike[str], store: Path, *, overwrite: bool) -> Iterator[int]:
+    """Open a file outside of a store, for reading and writing, that appears at `target` whole when the block ends, or not at all.
+
+    Raises
+    ------
+    ParameterError
+        There is one and `overwrite` is not set, or it is no plain file, or it would lie in the store.
+    StoreError
+        The disk refused.
+    """
+    path = outside(target, store)
+    with explained(f"cannot write {path}"), whole_file(path) as handle:
+        _check_free(path, overwrite=overwrite)
+        yield handle
+        _check_free(path, overwrite=overwrite)  # it may have taken long
+
+
+def outside(target: str | os.PathLike[str], store: Path) -> Path:
+    """Give the absolute path of a target that does not lie in a store, by whatever name.
+
+    Raises
+    ------
+    ParameterError
+        It does.
+    """
+    path = Path(os.path.abspath(target))
+    if path.resolve().is_relative_to(store.resolve()):
+        raise ParameterError(f"{path} lies in the store; choose a place outside of it")
+    return path
+
+
+def _check_free(path: Path, *, overwrite: bool) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise ParameterError(f"{path} exists and is no plain file; choose another name")
+    if not overwrite:
+        raise ParameterError(f"{path} exists; choose another name, or give --overwrite")
 
 
 def sync_folder(folder: Path) -> None:

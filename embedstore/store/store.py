@@ -301,55 +301,55 @@ class EmbeddingStore:
         ParameterError
             Several tracks have a file of that name.
         """
-        return self.find(query) or self._track_by_name(query)
+        if track := self.find(query):
+            return track
+        keys = self.named(query)
+        if len(keys) == 1:
+            return self._tracks("WHERE key = ?", (*keys,))[0]
+        if keys:
+            some = sorted(track.path for one in keys[:3] for track in self._tracks("WHERE key = ?", (one,)))
+            raise ParameterError(
+                f"{len(keys)} tracks answer to {query!r}, such as {', '.join(some)}; give the path or the id"
+            )
+        files = self.catalog.select("SELECT path, below FROM files JOIN tracks USING (key) LIMIT 10000")
+        names = {form for path, below in files for form in _forms(os.fsdecode(path[below:]))}
+        close = difflib.get_close_matches(query, sorted(names), n=3)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise TrackNotFoundError(f"no stored track is called {query!r} ({len(self)} tracks){hint}")
 
     def find(self, query: str) -> Track | None:
         """Find one track by its id, or the absolute or relative path of one of its files; None if there is none."""
         key = key_from_id(query)
         found = set() if key is None else {key}
         for path in (query, os.path.abspath(query)):
-            encoded = os.fsencode(path)
+            encoded = _encoded(path)
             found |= {row[0] for row in self.catalog.select("SELECT key FROM files WHERE path = ?", (encoded,))}
             if tracks := [track for one in found for track in self._tracks("WHERE key = ?", (one,))]:
                 return tracks[0]
         return None
 
-    def _track_by_name(self, query: str) -> Track:
-        below: dict[str, set[int]] = {}
-        names: dict[str, set[int]] = {}
-        sql = "SELECT path, below, files.key FROM files JOIN tracks USING (key) ORDER BY path"
-        for path, start, key in self.catalog.select(sql):
-            relative = os.fsdecode(path[start:])
-            name = relative.rpartition("/")[2]
-            below.setdefault(relative, set()).add(key)
-            for form in {name, name.rpartition(".")[0] or name}:
-                names.setdefault(form, set()).add(key)
-        keys = below.get(query) or names.get(query) or set()
-        if len(keys) == 1:
-            return self._tracks("WHERE key = ?", (*keys,))[0]
-        if keys:
-            some = sorted(track.path for one in list(keys)[:3] for track in self._tracks("WHERE key = ?", (one,)))
-            raise ParameterError(
-                f"{len(keys)} tracks answer to {query!r}, such as {', '.join(some)}; give the path or the id"
-            )
-        close = difflib.get_close_matches(query, [*below, *names][:20_000], n=3)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-        raise TrackNotFoundError(f"no stored track is called {query!r} ({len(self)} tracks){hint}")
+    def named(self, name: str) -> list[int]:
+        """List the keys of the tracks that have a file of this path below its root; else of this name, its ending told or not."""
+        sql = "SELECT path, below, key FROM files JOIN tracks USING (key) WHERE substr(path, ?) = ? OR instr(path, ?)"
+        end, start = _encoded(f"/{name}"), _encoded(f"/{name}.")
+        rows = self.catalog.select(sql, (-len(end), end, start)) if name else []
+        found = [(_forms(os.fsdecode(path[below:])), key) for path, below, key in rows]
+        return sorted(
+            {key for (below, *_), key in found if below == name} or {key for forms, key in found if name in forms}
+        )
 
     def labels(self) -> dict[int, TrackLabels]:
         """Give the labels of every track by its key; those of an unlabelled track are empty."""
         found = self.catalog.select(f"SELECT key, labels FROM tracks WHERE {VISIBLE} ORDER BY shard, row")  # noqa: S608 - a constant
         return {key: TrackLabels.from_dict(json.loads(labels)) for key, labels in found}
 
-    def catalogue(self) -> Iterator[tuple[int, float, str, list[tuple[str, str]]]]:
-        """Give each track's key, seconds, labels (JSON that `TrackLabels.from_dict` takes) and files, by rising key.
+    def catalogue(self) -> list[tuple[int, float, str, bytes, int]]:
+        """List each track's files: key, seconds, labels (JSON that `TrackLabels.from_dict` takes), path, where its root ends.
 
-        Of a file: its absolute path, and its path below the root.
+        By rising key, the first file first.
         """
         sql = "SELECT key, seconds, labels, path, below FROM tracks JOIN files USING (key) ORDER BY key, files.id"
-        for (key, seconds, labels), group in groupby(self.catalog.select(sql), itemgetter(0, 1, 2)):
-            files = [(os.fsdecode(path), os.fsdecode(path[below:])) for *_, path, below in group]
-            yield key, seconds, labels, files
+        return self.catalog.select(sql)
 
     def files(self) -> dict[str, FileState]:
         """Give the state of every file that holds a stored track, by absolute path."""
@@ -661,6 +661,19 @@ class EmbeddingStore:
         self.catalog.close()
         self.catalog, self._cached = catalog, None
         return catalog
+
+
+def _encoded(path: str) -> bytes:
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:  # half a letter: no file is called so
+        return b"\0"
+
+
+def _forms(relative: str) -> tuple[str, str, str]:
+    """Give a path, its file's name, and that without its ending."""
+    name = relative.rpartition("/")[2]
+    return relative, name, name.rpartition(".")[0] or name
 
 
 def _places(rows: _Rows, keys: Keys) -> NDArray[np.int64]:

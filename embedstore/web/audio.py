@@ -23,10 +23,11 @@ _CHUNK = 2**18  # bytes that are read at once
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-def send_audio(track: Track, headers: Headers) -> Response:
+def send_audio(track: Track, headers: Headers, *, only_head: bool = False) -> Response:
     """Send the first of a track's files that is still as it was stored, or the part of it that ``Range`` names.
 
-    Several ranges at once, and what is no range, are answered with the whole file, as RFC 9110 allows.
+    Several ranges at once, and what is no range, are answered with the whole file, as RFC 9110 allows. Where only the head
+    of the answer is wanted it is that of the whole file, and the file is not read.
 
     Raises
     ------
@@ -41,7 +42,7 @@ def send_audio(track: Track, headers: Headers) -> Response:
             reasons.append(f"{file.path}: {error.strerror or error}")
         else:
             try:
-                return _answer(handle, status, file, headers)
+                return _answer(handle, status, file, Headers() if only_head else headers, only_head=only_head)
             except BaseException:
                 os.close(handle)
                 raise
@@ -60,7 +61,7 @@ def _open_as_stored(file: AudioFile) -> tuple[int, os.stat_result]:
         return os.dup(opened.fileno()), status
 
 
-def _answer(handle: int, status: os.stat_result, file: AudioFile, headers: Headers) -> Response:
+def _answer(handle: int, status: os.stat_result, file: AudioFile, headers: Headers, *, only_head: bool) -> Response:
     tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
     kind = mimetypes.guess_type(file.path)[0] or ""
     about = {"Accept-Ranges": "bytes", "ETag": tag, "Last-Modified": formatdate(status.st_mtime, usegmt=True)}
@@ -80,7 +81,7 @@ def _answer(handle: int, status: os.stat_result, file: AudioFile, headers: Heade
             start, stop = 0, status.st_size
     about["Content-Length"] = str(stop - start)
     kind = kind if kind.startswith(("audio/", "video/")) else "application/octet-stream"
-    return _Sound(handle, range(start, stop), code, about, kind)
+    return _Sound(handle, range(start, start if only_head else stop), code, about, kind)
 
 
 class _Sound(StreamingResponse):

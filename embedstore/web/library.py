@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -15,11 +14,12 @@ from embedstore.errors import ParameterError, TrackNotFoundError
 from embedstore.search import Searcher, Seed
 from embedstore.search.columns import fold
 from embedstore.store import EmbeddingStore
-from embedstore.types import Keys, Track, TrackLabels, key_from_id, track_id
+from embedstore.types import Keys, Track, key_from_id, track_id
 
 __all__ = ["Kept", "Library"]
 
 T = TypeVar("T")
+_WORDS = 20  # that a text may have
 _REST = 10  # times as long as it took, a result is good for although the store has grown
 
 
@@ -96,22 +96,27 @@ class Library:
         return replace(wanted, what=self.track(name).id)
 
     def page(self, text: str, offset: int, limit: int) -> tuple[int, list[Track]]:
-        """Count the tracks whose names hold each word of a text, and give some of them, in the order of the store."""
+        """Count the tracks whose names hold each word of a text, and give some of them, in the order of the store.
+
+        Raises
+        ------
+        ParameterError
+            Too many words.
+        """
         keys = self._store.keys()
-        if words := fold(text).split():
-            listed, texts = self._texts()
-            keys = listed[[i for i, one in enumerate(texts) if all(word in one for word in words)]]
+        if words := sorted({*fold(text).split()}, key=len, reverse=True):  # the longest is the rarest
+            if len(words) > _WORDS:
+                raise ParameterError(f"tracks are found by up to {_WORDS} words; got {len(words)}")
+            keys, texts = self._texts()
+            for word in words:
+                left = [place for place, said in enumerate(texts) if word in said]
+                keys, texts = keys[left], [texts[place] for place in left]
         return len(keys), self._tracks(keys[offset : offset + limit])
 
     def _tracks(self, keys: Keys) -> list[Track]:
         return [track for track, _ in self._store.described(keys)]
 
     def _read_texts(self) -> tuple[Keys, list[str]]:
-        texts = {}
-        for key, _, labels, files in self._store.catalogue():
-            said = TrackLabels.from_dict(json.loads(labels))
-            names = (*said.artists, said.title, said.album, *said.genres, *(below for _, below in files))
-            texts[key] = fold(" ".join(names))
-        keys = self._store.keys()
-        keys = keys[np.isin(keys, [*texts])]
-        return keys, [texts[key] for key in keys.tolist()]
+        columns, keys = self._searcher.view().columns(), self._store.keys()
+        places = columns.places(keys)
+        return keys[places >= 0], [columns.said(place) for place in places[places >= 0].tolist()]

@@ -15,13 +15,15 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from embedstore.errors import ParameterError
 from embedstore.search import Filter, Hit, Query, SearchResult, Seed, Shape
-from embedstore.search.genres import GenreMap
+from embedstore.search.genres import GenreMap, rounded
 from embedstore.types import EncoderCard, Layer, Track, TrackLabels
 from embedstore.web.answers import plain
 
 __all__ = [
     "LARGEST_K",
     "LARGEST_PAGE",
+    "LONGEST_NAME",
+    "MOST_NAMES",
     "Fault",
     "Genre",
     "GenreTable",
@@ -36,8 +38,8 @@ __all__ = [
 
 LARGEST_K = 1000  # results of one search
 LARGEST_PAGE = 1000  # tracks of one page
-_MOST = 100  # names in a list
-_LONGEST = 1000  # characters of a name
+MOST_NAMES = 100  # of a list
+LONGEST_NAME = 1000  # characters
 _FIELD = re.compile(r"^(\w+(?:, \w+)*) : (.+)((?:\n {4}.+)*)", re.MULTILINE)
 
 
@@ -67,8 +69,8 @@ class SearchRequest(BaseModel):
         lists = [self.query.seeds, *(value for value in vars(self.filter).values() if isinstance(value, tuple))]
         names = [self.query.genre or "", *(seed.what for seed in self.query.seeds)]
         names += [name for some in lists for name in some if isinstance(name, str)]
-        if max(map(len, lists)) > _MOST or max(map(len, names)) > _LONGEST:
-            raise ParameterError(f"a list has at most {_MOST} names of at most {_LONGEST} characters")
+        if max(map(len, lists)) > MOST_NAMES or max(map(len, names)) > LONGEST_NAME:
+            raise ParameterError(f"a list has at most {MOST_NAMES} names of at most {LONGEST_NAME} characters")
         return self
 
 
@@ -218,15 +220,16 @@ class GenreTable:  # noqa: D101 - it has one
     genres: tuple[str, ...]
     counts: tuple[int, ...]
     similarity: list[list[float]]
-    pairs: list[list[float]]
+    pairs: list[list[float | None]]
     linkage: list[list[float]]
     left_out: dict[str, int]
     notes: tuple[str, ...]
 
     @classmethod
     def of(cls, found: GenreMap) -> GenreTable:
-        """Show a map."""
-        return cls(**{field.name: getattr(found, field.name) for field in fields(cls)})
+        """Show a map, its numbers to four digits."""
+        numbers = {name: rounded(getattr(found, name), 4) for name in ("similarity", "pairs", "linkage")}
+        return cls(**{field.name: numbers.get(field.name, getattr(found, field.name)) for field in fields(cls)})
 
 
 @dataclass(frozen=True)

@@ -89,11 +89,10 @@ def serve(
 
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
         raise ParameterError("a token is one word of printable ASCII characters")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before FAISS is loaded: requests run side by side, each on one core
     with (
-        threadpool_limits(1),
         closing(_listen(host, port)) as listening,
         closing(Searcher(store, **options)) as searcher,
+        threadpool_limits(1, "blas"),  # requests run side by side: teams of threads would fight for the cores
     ):
         here, port = listening.getsockname()[:2]
         if token is None and not ipaddress.ip_address(here).is_loopback:

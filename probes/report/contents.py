@@ -286,16 +286,20 @@ class Contents:
             return
         yield Words(tuple(search_sentences(search)))
         said = "mAP of each layer, without the query's own artist" if search.genres else "Triplets agreed with"
-        yield Figure("search", "search", said, f"{said}; the numbers stand in the table below", (), (), search=search)
+        if search.best:
+            yield Figure(
+                "search", "search", said, f"{said}; the numbers stand in the table below", (), (), search=search
+            )
         yield search_table(search)
         if search.effects:
             yield transform_table(search)
         if search.comparisons:
-            yield comparison_table(search.comparisons, "The best against the other layers", "search-comparisons")
+            yield best_table(search)
         if search.genres:
             columns = (Column("genre", "genre"), *(Column(one.title, one.title, "value") for one in search.results))
             rows = tuple((name, *(one.per_genre.get(name) for one in search.results)) for name in search.genres)
             yield Table("search-by-genre", "mAP of each genre's queries, without own artist", columns, rows, heat=True)
+        yield search_details(search)
 
     def _weights(self) -> Iterator[Table | Figure]:
         for report, name, title, end in self.each():
@@ -380,46 +384,55 @@ def layer_table(report: ProbeReport, title: str = "", end: str = "") -> Table:
 
 
 def search_table(search: SearchReport) -> Table:
-    """Set layers and transforms, and what chance would give, in one table."""
+    """Set layers and transforms, and what chance would give, in one table: what matters most."""
     names = tuple(search.chance.get("filtered", ()))
-    columns = (
-        Column("layer", "layer"),
-        Column("name", "name", wide=True),
-        Column("transform", "transform"),
-        *(
-            Column(name, f"{title_of(name)}{' [95 %]' * (name == 'map')}", "score" if name == "map" else "value")
-            for name in names
-        ),
-        *(Column(f"{name}_unfiltered", f"{title_of(name)} with artist", "value", wide=name != "map") for name in names),
-        *(Column(f"{name}_gap", "gap [95 %]", "difference", wide=name != "map") for name in names),
-        Column("triplets", "triplets [95 %]", "score"),
-        Column("skewness", "hub skewness", "number"),
-        Column("anti_hubs", "never found", "value"),
-        Column("hub", "largest hub", wide=True),
-        Column("hub_count", "is found by", "count", wide=True),
-    )
+    main, columns = names[:1], [Column("layer", "layer"), Column("transform", "transform")]
+    columns += [Column(name, f"{title_of(name)} [95 %]", "score") for name in main]
+    columns += [Column(f"{name}_unfiltered", "with artist", "value") for name in main]
+    columns += [Column(f"{name}_gap", "gap [95 %]", "difference") for name in main]
+    columns += [Column("triplets", "triplets [95 %]", "score")]
+    columns += [Column(name, title_of(name), "value") for name in names[1:]]
+    columns += [Column("skewness", "hub skew", "number"), Column("anti_hubs", "never found", "value")]
+    rows: list[tuple[Any, ...]] = [
+        (
+            str(one.layer),
+            one.transform,
+            *(part[name] for part in (one.filtered, one.unfiltered, one.gap) for name in main),
+            one.triplets,
+            *(one.filtered[name] for name in names[1:]),
+            *((one.hubness.skewness, one.hubness.anti_hubs) if one.hubness else (None, None)),
+        )
+        for one in search.results
+    ]
+    half = 0.5 if any(one.triplets for one in search.results) else None
+    if search.best:
+        given = [search.chance[part][name] for part in ("filtered", "unfiltered") for name in main]
+        others = [search.chance["filtered"][name] for name in names[1:]]
+        rows.append(("chance", "", *given, *[None] * len(main), half, *others, None, None))
+    if names:
+        rows.append(("chance, by artist", "", search.chance["by_artist"]["map"], *[None] * (len(names) + 4)))
+    best = tuple(place for place, one in enumerate(search.results) if one.title == search.best)
+    return Table("search", "Search quality", tuple(columns), tuple(rows), marked=best).filled()
+
+
+def search_details(search: SearchReport) -> Table:
+    """Set the rest in another: scores with the query's own artist, and the track that is found most often."""
+    names = tuple(search.chance.get("unfiltered", ()))
+    columns = [Column("layer", "layer"), Column("name", "name"), Column("transform", "transform")]
+    columns += [Column(name, title_of(name), "value") for name in names]
+    columns += [Column(f"{name}_gap", f"{title_of(name)} gap", "difference", wide=True) for name in names]
+    columns += [Column("hub", "largest hub"), Column("hub_count", "is found by", "number")]
     rows: list[tuple[Any, ...]] = [
         (
             str(one.layer),
             one.name,
             one.transform,
-            *(part[name] for part in (one.filtered, one.unfiltered, one.gap) for name in names),
-            one.triplets,
-            one.hubness.skewness,
-            one.hubness.anti_hubs,
-            one.hubness.track,
-            one.hubness.largest,
+            *(part[name] for part in (one.unfiltered, one.gap) for name in names),
+            *((one.hubness.track, one.hubness.largest) if one.hubness else ("", None)),
         )
         for one in search.results
     ]
-    given = [search.chance[kind][name] for kind in ("filtered", "unfiltered") for name in names]
-    half = 0.5 if any(one.triplets for one in search.results) else None
-    rows.append(("chance", "", "", *given, *[None] * len(names), half, None, None, "", None))
-    if names:
-        by_artist = search.chance["by_artist"]["map"]
-        rows.append(("chance, by artist", "", "", by_artist, *[None] * (3 * len(names) + 2), "", None))
-    best = tuple(place for place, one in enumerate(search.results) if one.title == search.best)
-    return Table("search", "Search quality", columns, tuple(rows), marked=best)
+    return Table("search-details", "With the query's own artist, and hubs", tuple(columns), tuple(rows)).filled()
 
 
 def transform_table(search: SearchReport) -> Table:
@@ -428,10 +441,23 @@ def transform_table(search: SearchReport) -> Table:
     for name in search.effects:
         columns += [Column(name, f"{title_of(name)} [95 %]", "difference"), Column(f"{name}_p", "p (Holm)", "p")]
     rows = tuple(
-        (row[0].first, row[0].second, *(cell for one in row for cell in (one.difference, one.p_holm)))
+        (row[0].first, row[0].second, *(cell for one in row for cell in (one.difference, one.p_corrected)))
         for row in zip(*search.effects.values(), strict=True)
     )
     return Table("search-transforms", "What transforms change, without own artist", tuple(columns), rows)
+
+
+def best_table(search: SearchReport) -> Table:
+    """Set the best row against the other layers."""
+    columns = (
+        Column("first", "first"),
+        Column("second", "second"),
+        Column("difference", "difference [95 %]", "difference"),
+        Column("p", "p, uncorrected", "p"),
+        Column("p_corrected", "p", "p"),
+    )
+    rows = tuple((one.first, one.second, one.difference, one.p, one.p_corrected) for one in search.comparisons)
+    return Table("search-comparisons", "The best against the other layers", columns, rows)
 
 
 def _layer_title(result: LayerResult) -> str:

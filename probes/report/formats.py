@@ -26,9 +26,13 @@ _LATEX = {
 
 
 def csv_of(table: Table) -> str:
-    """Write a table with all digits."""
+    """Write a table with all digits; no text in it is a formula, see `embedstore.search.playlists.csv_of`."""
+    from embedstore.search.playlists import cell
+
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(plain_rows(table))
+    csv.writer(stream, lineterminator="\n").writerows(
+        [value if value == "-" else cell(value) for value in row] for row in plain_rows(table)
+    )
     return stream.getvalue()
 
 
@@ -43,7 +47,9 @@ def plain_rows(table: Table) -> list[list[Any]]:
 
 
 def _ends(cell: Any) -> list[Any]:
-    return [cell.value, cell.low, cell.high] if hasattr(cell, "low") else [cell, None, None]
+    if not hasattr(cell, "low"):
+        return [cell, None, None]
+    return [cell.value, *(None if end != end else end for end in (cell.low, cell.high))]  # noqa: PLR0124 - NaN
 
 
 def markdown_of(table: Table) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from embedstore.terminal import printable
@@ -65,6 +65,12 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
     heat: bool = False
     marked: tuple[int, ...] = ()
+
+    def filled(self) -> Table:
+        """Leave out columns in which no row has anything."""
+        kept = [n for n in range(len(self.columns)) if any(row[n] not in (None, "") for row in self.rows)]
+        rows = tuple(tuple(row[n] for n in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[n] for n in kept), rows=rows)
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ def shown(cell: Any, form: str) -> str:
     """Write a cell for people.
 
     ``"value"`` is a score without its interval, ``"number"`` has four digits wherever its point stands; what is not there
-    (None, NaN) is empty.
+    (None, NaN) is empty, an interval that is not there a dash.
 
     >>> from probes.results import Interval
     >>> shown(Interval(0.5, 0.41, 0.6), "score"), shown(0.1, "difference"), shown(0.0004, "p")
@@ -164,4 +170,6 @@ def shown(cell: Any, form: str) -> str:
         return f"{cell:.4g}"
     style = "{:+.3f}" if form == "difference" else "{:.3f}"
     value, *ends = [style.format(x) for x in ((cell.value, cell.low, cell.high) if hasattr(cell, "value") else (cell,))]
-    return f"{value} [{', '.join(ends)}]" if ends and form != "value" else value
+    if not ends or form == "value":
+        return value
+    return f"{value} [{'-' if cell.low != cell.low else ', '.join(ends)}]"  # NaN is not itself

@@ -68,11 +68,8 @@ def print_report(
 
 def _show(table: Table, title: str | None = None) -> None:
     """Print what there is room for: no column that is empty in each row."""
-    kept = [
-        (number, column)
-        for number, column in enumerate(table.columns)
-        if not column.wide and any(row[number] not in (None, "") for row in table.rows)
-    ]
+    table = table.filled()
+    kept = [(number, column) for number, column in enumerate(table.columns) if not column.wide]
     heads = [column.title + ">" * (column.form != "text") for _, column in kept]
     rows = [[shown(row[number], column.form) for number, column in kept] for row in table.rows]
     show_table(heads, rows, title=title or table.title)

@@ -110,8 +110,8 @@ def search_sentences(search: SearchReport) -> Iterator[str]:
     p = search.protocol
     if search.genres:
         yield (
-            f"{search.n_queries:,} queries among {search.n_tracks:,} tracks of {len(search.genres)} genres by {p['artists']:,} "
-            "artists; a track of the query's genre is a hit"
+            f"{search.n_queries:,} queries of {len(search.genres)} genres by {p['artists']:,} artists; a track of the query's genre "
+            f"is a hit, any other of the {search.n_tracks:,} tracks is none"
         )
         apart = search.chance["unfiltered"]["map"] - search.chance["filtered"]["map"]
         yield (
@@ -119,13 +119,13 @@ def search_sentences(search: SearchReport) -> Iterator[str]:
             f"{apart:+.3f} of it by chance, as there are more hits"
         )
         yield (
-            f"chance: mAP {search.chance['filtered']['map']:.3f} by tracks in random order, but about "
+            f"chance: mAP {search.chance['filtered']['map']:.3f} by tracks in random order, but "
             f"{search.chance['by_artist']['map']:.3f} by whole artists in random order, as an artist's tracks stand together"
         )
     if "triplets" in p:
-        yield f"{p['triplets']:,} judgements that one track is nearer than another, by {p['triplet_groups']:,} anchors or sets"
+        yield f"{p['triplets']:,} judgements that one track is nearer than another, in {p['triplet_groups']:,} groups without a common track"
     if search.comparisons:
-        tested = "(paired test, Holm, 5 %)"
+        tested = "(paired tests, corrected for the choice among all rows, 5 %)"
         others = ", ".join(search.indistinct)
         told = (
             f"not distinguishable from it: {others} {tested}" if others else f"each other is distinguishable {tested}"
@@ -134,16 +134,20 @@ def search_sentences(search: SearchReport) -> Iterator[str]:
     for name in p["transforms"][1:]:
         for measure, effects in search.effects.items():
             some = [one for one in effects if one.first.endswith(f", {name}")]
-            sure = [one.difference.value for one in some if one.p_holm <= 0.05]
+            sure = [one.difference.value for one in some if one.p_corrected <= 0.05]
             up, down = sum(value > 0 for value in sure), sum(value < 0 for value in sure)
             ends = " to ".join(dict.fromkeys(f"{end(one.difference.value for one in some):+.3f}" for end in (min, max)))
-            told = f"better beyond chance in {up}, worse in {down} of {len(some)} layers (Holm, 5 %)"
+            told = f"better beyond chance in {up}, worse in {down} of {len(some)} layers (Holm over all {len(search.effects) * len(effects)} tests, 5 %)"
             yield f"{name} against {p['transforms'][0]}: {title_of(measure)} {ends}; {told}"
     if p["transforms"] != ["none"]:
         yield f"transforms are fitted on {p['transforms_fitted_on']}"
-    hub = max(search.results, key=lambda one: one.hubness.largest)
-    yield f"largest hub: {printable(hub.hubness.track)}, among the {hub.hubness.k} nearest of {hub.hubness.largest} ({hub.title})"
-    yield (f"intervals: {p['interval']}, {p['resamples']:,} resamples; they tell of other queries in the same library")
+    hubs = [(one.hubness.largest, one.hubness, one.title) for one in search.results if one.hubness]
+    if hubs:
+        _, hub, title = max(hubs, key=lambda one: one[0])
+        yield f"largest hub: {printable(hub.track)}, among the {hub.k} nearest of {hub.largest:.4g} ({title})"
+    if search.genres or "triplets" in p:
+        over = p.get("jackknife", "parts of the judgements, each left out")
+        yield f"intervals: 95 %, jackknife over {over}; they tell of other libraries of this kind and are rather too wide than too narrow"
     yield from search.notes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,13 +105,15 @@ def test_csv_holds_the_same(opened, cosines):
     assert [(s, t, r, np.float32(x)) for s, t, r, x in rows_of("g.csv")] == list(zip(*columns.values(), strict=True))
 
 
+def never(*_: object) -> None:
+    """Stand for what must not be called."""
+    raise AssertionError
+
+
 def test_an_index_answers_unless_all_are_compared(store, cosines, monkeypatch):
-    """What is not found is told; with `exact`, no index is asked; an unusable one is told, and not needed."""
-
-    def never(*_: object) -> None:
-        raise AssertionError
-
+    """What is not found is told; with `exact`, no index is looked at; an unusable one is told, and not needed."""
     build_index(store, kind="exact")
+    monkeypatch.setattr(knngraph, "_milliseconds", lambda *_: 1e9)
     with monkeypatch.context() as patch:
         patch.setattr(knngraph, "_compared", never)
         report = knn_graph(store, "g.csv", k=K)
@@ -125,14 +128,42 @@ def test_an_index_answers_unless_all_are_compared(store, cosines, monkeypatch):
         patch.setattr(knngraph.LayerSearch, "search", forgetful)
         report = knn_graph(store, "g.csv", k=K, overwrite=True)
         assert (report.edges, report.notes) == (N * (K - 1), (f"the index did not find {N} of {N * K} neighbours",))
+    monkeypatch.setattr(knngraph, "_indexed", never)
     with monkeypatch.context() as patch:
-        patch.setattr(knngraph, "_indexed", never)
+        patch.setattr(knngraph, "usable_indices", never)
         knn_graph(store, "all.csv", k=K, exact=True)
-        (meta,) = store.path.glob("indices/*/meta.json")
-        meta.write_text("{}")
+    (rows,), (meta,) = store.path.glob("indices/*/rows"), store.path.glob("indices/*/meta.json")
+    data = bytearray(rows.read_bytes())
+    data[5000] ^= 1
+    for file, spoilt in ((rows, bytes(data)), (meta, b"{}")):
+        file.write_bytes(spoilt)
         (note,) = knn_graph(store, "all.csv", k=K, overwrite=True).notes
         assert note.endswith("build it again with 'embedstore index'")
     check(rows_of("all.csv"), cosines)
+
+
+def test_an_index_that_would_not_help_is_not_used(tmp_path, monkeypatch):
+    """It covers less than nine tenths, or is slower than comparing all: they are compared, and the report says why."""
+    monkeypatch.chdir(tmp_path)
+    store = small([[1, i] for i in range(8)])
+    build_index(store, kind="flat")
+    monkeypatch.setattr(knngraph, "_milliseconds", lambda *_: 0)
+    (note,) = knn_graph(store, "g.csv", k=2).notes
+    assert re.fullmatch(r"the flat index was not used: [\d.e-]+ ms a track, comparing all 0 ms", note)
+    monkeypatch.setattr(knngraph, "_milliseconds", lambda *_: 1e9)
+    assert knn_graph(store, "g.csv", k=2, overwrite=True).index == "flat"
+    with store.writer() as writer:
+        writer.add(m.track(8), m.file_hash(8), LayerEmbeddings((np.ones(8, np.float32),) * 3, 1))
+    monkeypatch.setattr(knngraph, "_indexed", never)
+    report = knn_graph(store, "g.csv", k=2, overwrite=True)
+    assert (report.index, report.edges) == ("exact", 18)
+    assert report.notes == ("the flat index was not used: it covers 8 of 9 tracks",)
+
+
+def test_the_time_to_compare_is_measured() -> None:
+    """It grows with the tracks, those included that are not tried."""
+    few, many = knngraph._milliseconds(10, 4), knngraph._milliseconds(10**9, 4)
+    assert 0 < few < many / 1000
 
 
 def test_a_transform_moves_the_vectors_first(opened):

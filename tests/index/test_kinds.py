@@ -126,7 +126,7 @@ class Forgetful(ExactIndex):
 class Shared(ExactIndex):
     """Grows in place."""
 
-    def extend(self, rows: Rows, folder: Path) -> Any:
+    def extend(self, rows: Rows, folder: Path, *, goal) -> Any:
         """Extend."""
         self.rows = rows.held()
         return self
@@ -262,7 +262,7 @@ def test_cells_beyond_the_memory_stay_on_the_disk(make: Make, tmp_path: Path) ->
     assert (found.keys == ExactIndex(rows).search(queries, 10).keys).mean() > 0.9
     more = rows_of(np.vstack([rows.values, clusters(300, 8, seed=1).values]))
     (grown := tmp_path / "grown").mkdir()
-    longer = type(mapped).load(rows, moved, mapped.params).extend(more, grown)
+    longer = type(mapped).load(rows, moved, mapped.params).extend(more, grown, goal=Goal(memory=1))
     assert (longer.search(more.values[5000:], 1).keys[:, 0] == np.arange(5100, 5400)).all()
     assert sorted(file.name for file in grown.iterdir()) == ["index.cells", "index.faiss"]
 
@@ -307,13 +307,13 @@ def test_names_that_faiss_cannot_read_are_refused(name: str) -> None:
     with pytest.raises(
         UnknownNameError, match=r"unknown index kind .*known: auto, exact, flat, .* factory string"
     ) as error:
-        kind_class(name)
+        kind_class(name, 24)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("factory", ["PQ7", "IDMap,Flat", "IVF200,Flat", "PCA64,Flat"])
+@pytest.mark.parametrize("factory", ["PQ7", "IVF200,Flat", "PCA64,Flat", "HNSW0"])
 def test_structures_that_do_not_fit_the_rows_are_refused(factory: str, make: Make) -> None:
-    """A width that PQ cannot cut, ids of its own, more cells than rows, more axes than values: one line."""
+    """A width that PQ cannot cut, more cells than rows, more axes than values, what ends FAISS's process: one line."""
     with pytest.raises(ParameterError, match=f"FAISS cannot make '{factory}' of Rows") as error:
         make(factory, clusters(100, 24))
     assert "\n" not in str(error.value)
@@ -321,20 +321,10 @@ def test_structures_that_do_not_fit_the_rows_are_refused(factory: str, make: Mak
 
 def test_auto_goes_by_rows_and_memory() -> None:
     """Small libraries are scanned; larger ones by bits; what no memory holds stays on the disk."""
-
-    class Many(Rows):
-        """Rows that are not there."""
-
-        def __init__(self, n: int) -> None:
-            self.values = np.lib.stride_tricks.as_strided(np.ones(1, np.float16), (n, 768), (0, 0))
-
-        def __len__(self) -> int:
-            return len(self.values)
-
     sizes = (1, 20_000, 20_001, 114_000, 1_000_000)
-    assert [choose(Many(n), Goal()) for n in sizes] == ["flat", "flat", "rabitq", "rabitq", "ivf-rabitq"]
-    assert choose(Many(20_000), Goal(memory=10**7)) == "rabitq"
-    assert choose(Many(1_000_000), Goal(memory=10**8)) == "ivf"
+    assert [choose(n, 768, Goal()) for n in sizes] == ["flat", "flat", "rabitq", "rabitq", "ivf-rabitq"]
+    assert choose(20_000, 768, Goal(memory=10**7)) == "rabitq"
+    assert choose(1_000_000, 768, Goal(memory=10**8)) == "ivf"
 
 
 @pytest.mark.parametrize("kind", GPU)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedstore.errors import IndexFormatError, ParameterError, TrackNotFoundError, UnknownNameError
+from embedstore.errors import IndexFormatError, ParameterError, StoreError, TrackNotFoundError, UnknownNameError
 from embedstore.index import TRANSFORMS, LayerSearch, Rows, Space, Transform, build_index, unit, update_index
 from embedstore.index.exact import ExactIndex
 from embedstore.store import EmbeddingStore
@@ -31,7 +31,7 @@ def test_only_allowed_tracks_are_found(fill: Fill, monkeypatch: pytest.MonkeyPat
     """Few or many, in the index or beside it: allowed tracks are ranked as if there were no others."""
     from embedstore.index import live as module
 
-    monkeypatch.setattr(module, "_FEW", 5)
+    monkeypatch.setattr(module, "BLOCK", 5)
     store = fill(range(200))
     if kind != "none":
         build_index(store, kind=kind)
@@ -222,15 +222,74 @@ def test_the_exact_kind_in_many_blocks() -> None:
         np.testing.assert_array_equal(found.keys[i], rows.keys[order])
 
 
-def test_a_killed_build_leaves_nothing_for_long(fill: Fill) -> None:
-    """What a dead process left is removed by the next build; what a living one is writing stays."""
-    import re
-    import socket
+def test_a_killed_build_leaves_nothing_for_long(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dead process left is removed by the next build; what a living one is writing stays, and so do strange names."""
+    import fcntl
 
+    from embedstore.index import saved
+
+    monkeypatch.setattr(saved, "_MOMENT", -1)
     store = fill(range(10))
-    here = ".new-" + re.sub(r"\W", "_", socket.gethostname())
     base = store.path / "indices"
-    for process in (2**22 + 1, os.getpid()):
-        (base / f"{here}-{process}-00").mkdir(parents=True)
-    build_index(store, kind="flat")
-    assert sorted(path.name for path in base.glob(".new*")) == [f"{here}-{os.getpid()}-00"]
+    for name in (".new-dead", ".new-alive", "1-flat-00000000", "no index"):
+        (base / name).mkdir(parents=True)
+    handle = os.open(base / ".new-alive", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    report = build_index(store, kind="flat")
+    os.close(handle)
+    assert {path.name for path in base.iterdir()} == {".new-alive", "no index", Path(report.path).name}
+
+
+def test_builds_at_once_leave_an_index(fill: Fill) -> None:
+    """Of several builds of one kind that end together, none removes another's and goes without."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    store = fill(range(30))
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda _: build_index(EmbeddingStore.open(store.path), kind="flat"), range(8)))
+    assert len(reports) == 8
+    assert LayerSearch(store).report is not None
+
+
+def test_no_place_for_the_secret(fill: Fill, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is said before anything is built, and the index that was there stays; flat needs none."""
+    store = fill(range(30))
+    report = build_index(store, kind="rabitq")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(
+        StoreError, match=r"is sealed with a secret, and there can be none in .*set EMBEDSTORE_INDEX_SECRET"
+    ):
+        build_index(store, kind="rabitq")
+    assert Path(report.path).exists()
+    assert build_index(store, kind="flat").rows == 30
+
+
+def test_an_exact_index_keeps_its_rows_through_updates(fill: Fill) -> None:
+    """Rows are stored as the store holds them, however often they are added to."""
+    build_index(fill(range(50)), kind="exact")
+    store = fill(range(50, 60))
+    update_index(store, kind="exact")
+    live = LayerSearch(store)
+    true = ExactIndex(Rows.of(store.layer()))
+    assert live.report is not None
+    for k in (5, 60):
+        one, two = live.search(live.place(QUERIES), k), true.search(live.place(QUERIES), k)
+        np.testing.assert_array_equal(one.scores, two.scores)
+
+
+def test_what_was_read_before_is_taken_over(fill: Fill) -> None:
+    """A later search takes the index and the rows from the earlier one, and answers as one that is made anew."""
+    build_index(fill(range(50)), kind="rabitq", transform="centre")
+    store = fill(range(50, 60))
+    first = LayerSearch(store, transform="centre")
+    store = fill([60])
+    second, anew = LayerSearch(store, transform="centre", before=first), LayerSearch(store, transform="centre")
+    assert second._saved is first._saved
+    assert len(second._rest) == 11
+    one, two = (live.search(live.place(QUERIES), 61) for live in (second, anew))
+    np.testing.assert_array_equal(one.keys, two.keys)
+    np.testing.assert_array_equal(one.scores, two.scores)
+    assert any("learned how to centre from 50 tracks, and 11 have come or gone" in note for note in second.notes)
+    build_index(store, kind="flat", transform="centre")
+    assert LayerSearch(store, transform="centre", before=second)._saved is not first._saved

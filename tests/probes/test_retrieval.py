@@ -13,64 +13,113 @@ import numpy as np
 import pytest
 import report_material as m
 from click.testing import CliRunner
-from scipy.stats import skew
+from scipy.stats import skew, ttest_1samp, tukey_hsd
 from sklearn.metrics import average_precision_score
 
 import cli
 import probes
 from embedstore.errors import EncoderMismatchError, ParameterError, UnknownNameError
+from embedstore.index import space
+from embedstore.index.rows import unit
 from embedstore.store import EmbeddingStore
 from embedstore.types import AudioFile, EncoderCard, Layer, LayerEmbeddings, LayerMatrix, Mix, Track, TrackLabels
-from probes import rankings
-from probes.layers import load_features, open_source
+from probes import rankings, retrieval
+from probes.jackknife import deal, interval, p_of_best, p_of_difference, standard_error, without_each
+from probes.layers import Source, load_features, open_source
 from probes.rankings import expected, measures, rank, skewness
 from probes.report.contents import Contents
+from probes.report.formats import csv_of
+from probes.report.parts import Column, Table, shown
 from probes.report.plots import draw
-from probes.retrieval import SearchReport, evaluate_search
+from probes.retrieval import SearchReport, _placed, evaluate_search
 from probes.saved import keep_probe, load_saved
-from probes.statistics import cluster_bootstrap_means
 from probes.task import make_task
 from probes.triplets import agreement, read_triplets
 
 KS = (1, 3, 50)
-QUICK: dict[str, Any] = {"resamples": 300}
 
 
-def naive(rows: np.ndarray, y: np.ndarray, groups: np.ndarray, ks: tuple[int, ...], near: int) -> tuple[Any, Any]:
-    """Rank and score one query after the other, candidate by candidate."""
+@pytest.fixture(autouse=True)
+def roughly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw few orders for chance by artist."""
+    monkeypatch.setattr(rankings, "_DRAWN", 1)
+
+
+def naive(
+    rows: np.ndarray, y: np.ndarray, groups: np.ndarray, ks: tuple[int, ...], near: int = 0, kept: Any = None
+) -> tuple[Any, Any]:
+    """Rank and score one query after the other, place by place, among the `kept` rows; NaN where there is nothing to find."""
     n = len(rows)
-    scores, found = np.zeros((2, len(measures(ks)), n)), np.zeros(n, int)
-    for q in range(n):
-        order = sorted((i for i in range(n) if i != q), key=lambda i: (-float(rows[q] @ rows[i]), i))
-        for i in order[:near]:
-            found[i] += 1
-        for kind, kept in enumerate(([i for i in order if groups[i] != groups[q]], order)):
-            hits = [bool((y[q] * y[i]).any()) for i in kept]
-            total = sum(hits)
-            places = [place for place, hit in enumerate(hits, 1) if hit]
-            scores[kind, 0, q] = sum((nth + 1) / place for nth, place in enumerate(places)) / total if total else 0
-            scores[kind, 1, q] = sum(hits[:total]) / total if total else 0
-            scores[kind, 2:, q] = [sum(hits[:k]) / max(min(k, len(kept)), 1) for k in ks]
+    everyone = np.flatnonzero(np.ones(n, bool) if kept is None else kept).tolist()
+    scores, found = np.full((2, len(measures(ks)), n), np.nan), np.zeros(n)
+    for q in everyone:
+        order = sorted((i for i in everyone if i != q), key=lambda i: -float(rows[q] @ rows[i]))
+        level = [float(rows[q] @ rows[i]) for i in order]
+        for start, size in ((level.index(one), level.count(one)) for one in sorted(set(level))):
+            found[order[start : start + size]] += np.clip((near - start) / size, 0, 1)
+        for kind, some in enumerate(([i for i in order if groups[i] != groups[q]], order)):
+            hits = np.array([(y[q] * y[i]).any() for i in some], bool)
+            level = [float(rows[q] @ rows[i]) for i in some]
+            if not hits.any() and not kind:
+                break
+            here, precision, before = np.zeros(len(some)), 0.0, 0
+            for start, n_equal in ((level.index(one), level.count(one)) for one in sorted(set(level), reverse=True)):
+                r = int(hits[start : start + n_equal].sum())
+                for t in range(n_equal):
+                    others = t * (r - 1) / (n_equal - 1) if n_equal > 1 else 0
+                    here[start + t] = r / n_equal
+                    precision += r / n_equal * (before + 1 + others) / (start + t + 1)
+                before += r
+            scores[kind, :2, q] = precision / before, here[:before].sum() / before
+            scores[kind, 2:, q] = [here[:k].sum() / min(k, len(some)) for k in ks]
     return scores, found
 
 
-@pytest.mark.parametrize("cells", [1, 100, 2**21])
+@pytest.mark.parametrize("cells", [1, 2**21])
 def test_rankings_are_those_of_a_loop(monkeypatch, cells):
     """Several genres a track, several artists, equal and zero vectors, negative similarities; in blocks of any size."""
     monkeypatch.setattr(rankings, "_CELLS", cells)
+    rows, y, groups, queries, (scores, occurrences) = little()
+    found = rank(rows, y, groups, queries, KS, near=5)
+    np.testing.assert_allclose(found.scores, scores[:, :, queries], atol=1e-12)
+    np.testing.assert_allclose(found.occurrences, occurrences)
+    some = rank(rows, y, groups, queries[[4, 9]], KS)
+    assert np.array_equal(some.scores, found.scores[:, :, [4, 9]])
+    assert some.occurrences is None
+    assert rank(rows[:1], y[:1], groups[:1], np.array([0]), KS, near=5).scores.max() == 0
+
+
+def little() -> tuple[Any, ...]:
+    """Make 30 rows with many equal products, which are exact, and score them in a loop."""
     rng = np.random.default_rng(0)
-    rows = rng.integers(-2, 3, size=(40, 4)).astype(np.float32)  # products are exact, and many are equal
+    rows = rng.integers(-2, 3, size=(30, 4)).astype(np.float32)
     rows[[3, 17]] = 0
-    y = (rng.random((40, 3)) < 0.4).astype(np.int64)
-    groups = rng.integers(9, size=40)
-    found = rank(rows, y, groups, np.arange(40), KS, near=5)
-    scores, occurrences = naive(rows, y, groups, KS, 5)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-12)
-    assert found.occurrences.tolist() == occurrences.tolist()
-    some = rank(rows, y, groups, np.array([4, 31]), KS, near=5)
-    assert np.array_equal(some.scores, found.scores[:, :, [4, 31]])
-    assert some.occurrences.sum() == 10
-    assert [rank(rows[:1], y[:1], groups[:1], np.array([0]), KS).scores.max(), len(some.occurrences)] == [0, 40]
+    y = (rng.random((30, 3)) < 0.4).astype(np.int64)
+    groups = np.unique(rng.integers(9, size=30), return_inverse=True)[1]
+    scored = naive(rows, y, groups, KS, 5)
+    return rows, y, groups, np.flatnonzero(~np.isnan(scored[0][0, 0])), scored
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_left_without_some_artists_is_scored_as_if_they_had_never_been(tied):
+    """The jackknife's sums against a loop that really deletes each part and ranks again."""
+    rows, y, groups, queries, _ = little()
+    rows = rows if tied else np.random.default_rng(1).normal(size=rows.shape).astype(np.float32)
+    parts = deal(groups, queries) // 2
+    found = rank(rows, y, groups, queries, KS, parts=parts)
+    for part in range(parts.max() + 1):
+        scores, _ = naive(rows, y, groups, KS, kept=parts != part)
+        np.testing.assert_allclose(found.without[:, :, part], np.nanmean(scores, axis=2), atol=1e-12)
+    np.testing.assert_allclose(found.without[..., -1], found.scores.mean(2))
+
+
+def test_constant_vectors_score_chance():
+    """Whatever the order of keys, and nobody is a hub."""
+    y, groups = np.eye(2, dtype=np.int64)[np.arange(60) // 30], np.arange(60) // 3
+    found = rank(np.full((60, 9), 1 / 3, np.float32), y, groups, np.arange(60), (1, 5), near=10)
+    np.testing.assert_allclose(found.scores.mean(2), expected(found, (1, 5)), atol=1e-12)
+    np.testing.assert_allclose(found.occurrences, 10)
+    assert skewness(found.occurrences) == 0
 
 
 def test_average_precision_and_skewness_are_those_of_others():
@@ -78,7 +127,7 @@ def test_average_precision_and_skewness_are_those_of_others():
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(60, 5)).astype(np.float32)
     y, groups = np.eye(4, dtype=np.int64)[np.arange(60) % 4], np.arange(60) // 3
-    found = rank(rows, y, groups, np.arange(60), (10,))
+    found = rank(rows, y, groups, np.arange(60), (10,), near=10)
     for q in range(60):
         for kind, kept in enumerate((groups != groups[q], np.arange(60) != q)):
             hits, scores = (y @ y[q])[kept], (rows @ rows[q])[kept]
@@ -95,48 +144,73 @@ def test_chance_is_the_mean_over_every_order(n, hits):
         found = np.cumsum(order) / np.arange(1, n + 1)
         scored.append([(found * order).sum() / hits, sum(order[:hits]) / hits, order[0], sum(order[:2]) / min(2, n)])
     counts = np.full((2, 3), hits), np.full((2, 3), n)
-    made = rankings.Rankings(np.zeros((2, 4, 3)), *counts, np.zeros(n, np.int64))
+    made = rankings.Rankings(np.zeros((2, 4, 3)), np.zeros((2, 4, 1)), *counts, None)
     np.testing.assert_allclose(expected(made, (1, 2)), [np.mean(scored, axis=0)] * 2)
 
 
-def test_chance_by_artist_is_that_of_artists_in_random_order():
-    """Whole artists in random order, each of four tracks: the formula for single tracks is too low."""
-    rng, y = np.random.default_rng(0), np.eye(3, dtype=np.int64)[np.repeat(np.arange(24) % 3, 4)]
-    groups, scored = np.repeat(np.arange(24), 4), []
-    for _ in range(300):
-        hits = np.repeat(rng.permutation(np.arange(23) < 7), 4)
-        found = np.cumsum(hits) / np.arange(1, 93)
-        scored.append((found * hits).sum() / 28)
-    by_artist = rankings.expected_by_group(y, groups, np.arange(0, 96, 7))
-    assert np.mean(scored) == pytest.approx(by_artist, abs=0.01)
-    ranked = rank(np.eye(96, dtype=np.float32), y, groups, np.arange(96), ())
-    assert expected(ranked, ())[0, 0] < by_artist - 0.02
-
-
-def test_resampled_means_are_those_of_a_loop():
-    """Groups drawn with replacement bring all their queries; the interval holds more than that of single queries."""
+@pytest.mark.parametrize("shape", ["equal", "unequal", "several genres"])
+def test_chance_by_artist_is_that_of_artists_in_random_order(monkeypatch, shape):
+    """Against vectors that know each track's artist and nothing else."""
+    monkeypatch.setattr(rankings, "_DRAWN", 2**20)
     rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(12), 5)
-    values = {"a": rng.normal(size=(2, 60)) + rng.normal(size=12)[groups], "b": rng.random((2, 60))}
-    samples = cluster_bootstrap_means(values, groups, resamples=50, seed=3)
-    counts = np.random.default_rng([3, 0xB007]).integers(12, size=(50, 12))
-    for name, row in (("a", 0), ("b", 1)):
-        looped = [np.concatenate([values[name][row, groups == g] for g in drawn]).mean() for drawn in counts]
-        np.testing.assert_allclose(samples[name][:, row], looped)
-        assert samples.observed[name][row, 0] == pytest.approx(values[name][row].mean())
-    assert samples.widen == pytest.approx(np.sqrt(12 / 11) * 2.2010 / 1.9600, rel=1e-4)  # Student's t, 11 degrees
+    groups = np.repeat(np.arange(22), [4] * 22 if shape == "equal" else [1] * 20 + [20, 30])
+    genres = rng.integers(3, size=len(groups)) if shape == "several genres" else (np.arange(22) % 3)[groups]
+    y, n = np.eye(3, dtype=np.int64)[genres], len(groups)
+    scored = []
+    for _ in range(60):
+        rows = rng.normal(size=(22, 8))[groups] + 0.01 * rng.normal(size=(n, 8))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        ranked = rank(rows.astype(np.float32), y, groups, np.arange(n), ())
+        scored.append(ranked.scores[0, 0].mean())
+    by_artist, error = rankings.expected_by_group(y, groups, np.arange(n), ranked)
+    assert error < 0.003
+    assert np.mean(scored) == pytest.approx(by_artist, abs=3 * np.std(scored) / np.sqrt(60) + 3 * error)
+    apart = by_artist - expected(ranked, ())[0, 0]
+    assert abs(apart) < 0.01 if shape == "several genres" else apart > 0.02
 
 
-@pytest.mark.slow
-def test_intervals_of_means_hold_the_truth():
-    """Queries of one artist score alike, artists have 1 to 30 tracks: about 95 of 100 intervals hold the expected mean."""
-    rng, hits = np.random.default_rng(0), 0
-    for _ in range(1000):
-        groups = np.repeat(np.arange(40), np.minimum(rng.geometric(0.2, 40), 30))
-        scores = (rng.random(len(groups)) < rng.beta(2, 2, 40)[groups]).astype(float)
-        interval = cluster_bootstrap_means({"a": scores[None]}, groups, resamples=400).interval("a", 0)
-        hits += interval.low <= 0.5 <= interval.high
-    assert 0.93 <= hits / 1000 <= 0.97
+# --------------------------------------------------------------------------------------------------- jackknife
+
+
+def test_the_jackknife_of_a_mean_is_that_of_textbooks():
+    """Standard error s / sqrt(n), Student's t; parts are whole artists, each with some that ask, at most 60."""
+    values = np.random.default_rng(0).normal(size=(3, 25))
+    scores = without_each(values, np.arange(25))
+    np.testing.assert_allclose(scores[:, -1], values.mean(1))
+    np.testing.assert_allclose(standard_error(scores), values.std(1, ddof=1) / 5)
+    np.testing.assert_allclose(p_of_difference(scores), ttest_1samp(values, 0, axis=1).pvalue)
+    low, high = ttest_1samp(values[0], 0).confidence_interval()
+    found = interval(scores[0], -1)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    groups = np.repeat(np.arange(100), 3)
+    parts = deal(groups, np.arange(210))
+    assert parts.max() == 59
+    assert all(len(set(parts[groups == group])) == 1 for group in range(100))
+    assert len(set(parts[:210])) == 60
+    assert deal(groups, np.arange(30)).max() == 9
+
+
+def test_where_nothing_varies_there_is_no_interval():
+    """One part, equal scores, nobody left: neither interval nor test; equal rows are equal."""
+    for scores in ([0.4, 0.5], [0.5, 0.5, 0.5], [np.nan, 0.4, 0.5]):
+        found = interval(np.array(scores))
+        assert (found.value, np.isnan(found.low), np.isnan(found.high)) == (0.5, True, True)
+        assert np.isnan(p_of_difference(np.array(scores)))
+    assert p_of_difference(np.zeros(4)) == 1
+    assert p_of_best(np.ones((2, 4)), 0, [1]).tolist() == [1]
+    assert shown(found, "score") == "0.500 [-]"
+
+
+def test_the_best_of_two_needs_no_correction():
+    """Of two rows the largest difference is the only one; of many it is larger by chance."""
+    values = np.random.default_rng(3).normal(size=(4, 30)) + np.arange(4)[:, None] / 4
+    scores = without_each(values, np.arange(30))
+    plain = p_of_difference(scores[3] - scores[0])
+    assert p_of_best(scores[[0, 3]], 1, [0])[0] == pytest.approx(plain, abs=0.005)
+    corrected = p_of_best(scores, 3, range(3))
+    several = tukey_hsd(*values).pvalue[3, :3]  # of one variance, and unpaired
+    assert (corrected > p_of_difference(scores[3] - scores[:3])).all()
+    np.testing.assert_allclose(corrected, several, atol=0.12)
 
 
 def sounds(
@@ -152,7 +226,7 @@ def sounds(
 
 
 def evaluate(made: tuple[Any, Any], **options: Any) -> SearchReport:
-    return evaluate_search(made[0], labels=made[1], **{**QUICK, **options})
+    return evaluate_search(made[0], labels=made[1], **options)
 
 
 def test_planted_genres_are_found():
@@ -179,10 +253,10 @@ def test_planted_artists_are_a_gap():
     """Where only artists sound alike, all there is above chance is the gap."""
     report = evaluate(sounds(artist=2.0), layer=0)
     (found,) = report.results
-    assert found.gap["precision_at_1"].low > 0.3
+    assert found.gap["precision_at_1"].low > 0.2
     assert found.filtered["precision_at_1"].low < 1 / 3 < found.filtered["precision_at_1"].high
     assert found.filtered["map"].low < report.chance["by_artist"]["map"] < found.filtered["map"].high
-    assert report.chance["filtered"]["map"] < found.filtered["map"].low  # artists stand together
+    assert report.chance["filtered"]["map"] < report.chance["by_artist"]["map"] - 0.01  # artists stand together
     gap = found.gap["map"]
     assert gap.value == pytest.approx(found.unfiltered["map"].value - found.filtered["map"].value)
     assert gap.low < gap.value < gap.high
@@ -209,7 +283,7 @@ def test_transforms_stand_side_by_side():
     centre, whiten = report.effects["map"]
     assert (centre.first, centre.second) == ("layer 0, centre", "layer 0")
     assert centre.difference.low > 0
-    assert centre.p_holm < 0.01
+    assert centre.p_corrected < 0.01
     assert list(report.effects) == ["map", "precision_at_10"]
     values = [one.filtered["map"].value for one in report.results]
     assert centre.difference.value == pytest.approx(values[1] - values[0])
@@ -222,22 +296,73 @@ def test_transforms_stand_side_by_side():
 
 def test_what_is_left_out_is_said():
     """No genre, a genre of one artist, no artist, a sample of queries; a track of two genres is a hit for both."""
-    made, labels = sounds(genre=1.0)
+    made, labels = sounds(genre=1.0, n=60)
     keys = made[0].keys.tolist()
     labels[keys[0]] = TrackLabels()
     labels[keys[1]] = labels[keys[2]] = TrackLabels(("rare",), ("One",))
     labels[keys[3]] = TrackLabels(("genre 0", "genre 1"))
-    report = evaluate((made, labels), layer=0, queries=50)
-    assert (report.n_tracks, report.n_queries) == (117, 50)
+    report = evaluate((made, labels), layer=0)
+    assert (report.n_tracks, report.n_queries) == (60, 57)
     notes = "\n".join(report.notes)
     for words in (
-        "50 of 117 tracks, drawn at random, asked",
-        "1 tracks have no genre and were left out",
-        "2 tracks were left out, as no other artist has their genre: rare",
-        "1 of 117 tracks have no known artist",
+        "1 tracks have no genre: they do not ask, but may be found",
+        "2 tracks do not ask, but may be found, as no other artist has their genre: rare",
+        "2 of 60 tracks have no known artist",
+        "matrices do not tell how long tracks are",
     ):
         assert words in notes
     assert report.genres == ("genre 0", "genre 1", "genre 2")
+    assert report.excluded == {"tracks": 3, "no_genre": 1, "too_few": 2, "genres": ["rare"]}
+    order = np.argsort(made[0].keys)
+    rows = made[0].values[order] / np.linalg.norm(made[0].values[order], axis=1, keepdims=True)
+    known = [labels[key] for key in made[0].keys[order].tolist()]
+    y = np.array([[name in track.genres for name in report.genres] for track in known], dtype=np.int64)
+    names = [track.artists or (number,) for number, track in enumerate(known)]
+    groups = np.unique([str(name) for name in names], return_inverse=True)[1]
+    scores = naive(rows, y, groups, (1, 5, 10))[0]
+    assert report.results[0].filtered["map"].value == pytest.approx(np.nanmean(scores[0, 0]), abs=1e-5)
+    sample = evaluate((made, labels), layer=0, queries=20)
+    assert (sample.n_tracks, sample.n_queries, sample.results[0].hubness) == (60, 20, None)
+    assert "20 of 60 tracks, drawn at random, asked; hubness takes all of them: --queries 60" in sample.notes[0]
+    assert sample.protocol["own_artist"] == report.protocol["own_artist"]
+
+
+@pytest.mark.parametrize(
+    ("genres", "words"), [((), "got 0"), (("one",), "got 1"), (("one", "two"), "no genre is had by two artists")]
+)
+def test_without_genres_there_are_hubs(genres, words):
+    """No label, one genre, an artist for each: a note says why nothing else is there; a sample of tracks is too little."""
+    made, _ = sounds(n=48)
+    labels = {int(key): TrackLabels(genres[i % 2 :][:1], (f"artist {i % 2}",)) for i, key in enumerate(made[0].keys)}
+    report = evaluate((made, labels), layer=0)
+    assert (report.results[0].filtered, report.best, report.chance) == ({}, "", {})
+    assert report.results[0].hubness.k == 10
+    assert words in "".join(report.notes)
+    assert Contents.of(report).figures == []
+    with pytest.raises(ParameterError, match=f"{words}.*--queries 48"):
+        evaluate((made, labels), layer=0, queries=20)
+
+
+def test_copies_are_looked_for_whatever_the_sample(monkeypatch, store):
+    """Up to a limit of tracks, which is told; how many tracks ask changes nothing."""
+    monkeypatch.setattr(Source, "near_duplicates", lambda _, keys: np.array([[0, 1]]))
+    for queries in (20, 48):
+        report = evaluate_search(store, layer=0, queries=queries)
+        assert any("1 pairs of tracks may be one recording" in note for note in report.notes)
+    monkeypatch.setattr(retrieval, "_COPIES", 47)
+    for queries in (20, 48):
+        report = evaluate_search(store, layer=0, queries=queries)
+        assert any("were not looked for: there are more than 47 tracks" in note for note in report.notes)
+
+
+def test_transforms_are_those_of_a_search(monkeypatch, store):
+    """Learned from the same tracks, also where these are a sample and stored in another order."""
+    monkeypatch.setattr(space, "_FITTED_ON", 20)
+    values, keys = store.layer(1).values.astype(np.float32), store.keys()
+    placed = _placed(values[np.argsort(keys)], "whiten", np.sort(keys))
+    fitted = space.Space.of(store, 1, "whiten").fit(store)
+    np.testing.assert_allclose(placed, unit(fitted(values))[np.argsort(keys)], atol=1e-5)
+    assert np.array_equal(space.fitted_on(keys[::-1]), space.fitted_on(keys))
 
 
 @pytest.mark.parametrize(
@@ -251,6 +376,8 @@ def test_what_is_left_out_is_said():
         ({"k": ()}, "k is a list"),
         ({"queries": 0}, "queries is at least 1"),
         ({"genres": "polka"}, "unknown genre 'polka'"),
+        ({"genres": "genre 1"}, "a search for genres needs at least 2 genres, got 1"),
+        ({"layer": "top"}, "known: all, mean, best, mix, 0"),
     ],
 )
 def test_what_cannot_be_had_is_one_clear_line(options, words):
@@ -265,8 +392,6 @@ def test_too_little_is_one_clear_line():
     one = [LayerMatrix(0, "one", made[0].keys[:1], made[0].values[:1])]
     with pytest.raises(ParameterError, match="a search needs at least 2 tracks; there are 1"):
         evaluate((one, labels))
-    with pytest.raises(ParameterError, match="at least 2 genres"):
-        evaluate((made, {}))
     uneven = [made[0], replace(made[1], values=made[1].values[:, :5])]
     assert [one.layer for one in evaluate((uneven, labels)).results] == [0, 1]
     with pytest.raises(ParameterError, match="layers of different widths have no mean"):
@@ -287,12 +412,20 @@ def written(path: Path, text: str) -> Path:
 
 
 def test_plain_triplets_are_read(tmp_path):
-    """With a header or without; ids, paths and file names; rows of one anchor are one group; what is lost is counted."""
+    """With a header or without; ids, paths and file names; tracks in common join judgements; what is lost is counted."""
     rows = "0000000000000001,two,b/three.mp3\n/music/a/one.mp3,four.mp3,two\nthree,one,four\nthree,one,four\n"
     bare = read_triplets(written(tmp_path / "bare.csv", rows), KEYS, FILES)
     assert bare.keys.tolist() == [[1, 2, 3], [1, 4, 2], [3, 1, 4]]
-    assert bare.groups.tolist() == [0, 0, 1]
+    assert bare.groups.tolist() == [0, 0, 0]
     assert bare.notes == ()
+    apart = read_triplets(
+        written(
+            tmp_path / "apart.csv", "one,two,three\n" + ",".join(f"{i:016x}" for i in (4, 5, 6)) + "\nthree,one,two\n"
+        ),
+        KEYS,
+        FILES,
+    )
+    assert apart.groups.tolist() == [0, 1, 0]
     lost = "note;far;anchor;near\nx;two;one;three\nx;same;one;two\nx;one;one;two\nx;two;nobody;one\nx;two\n"
     named = read_triplets(written(tmp_path / "named.csv", lost), KEYS, FILES)
     assert named.keys.tolist() == [[1, 3, 2]]
@@ -303,20 +436,33 @@ def test_plain_triplets_are_read(tmp_path):
     assert "name one track twice" in second
 
 
+def test_rows_that_ask_the_same_are_votes(tmp_path):
+    """The majority counts; where there is none, nothing is judged; both are told."""
+    rows = ["one,two,three"] * 3 + ["one,three,two", "two,one,three", "two,three,one", "three,one,two"]
+    found = read_triplets(written(tmp_path / "t.csv", "\n".join(rows)), KEYS, FILES)
+    assert found.keys.tolist() == [[1, 2, 3], [3, 1, 2]]
+    assert [note.split(" in ")[0] for note in found.notes] == ["1 of 3 questions", "2 of 3 questions"]
+    assert "no single odd one out" in found.notes[0]
+    assert "answered both ways: the majority counts" in found.notes[1]
+
+
 def test_comparisons_of_magnatagatune_are_read(tmp_path):
-    """Votes for the odd one out give two judgements; a tie and no votes give none; paths are below the music's folder."""
+    """Votes of rows about the same clips are added up; the odd one out gives two judgements; what is no count is told."""
     head = "\t".join(f"clip{i}_{what}" for what in ("id", "numvotes", "mp3_path") for i in (1, 2, 3))
     rows = [
         "2\t6\t9\t1\t0\t5\ta/one.mp3\ta/two.mp3\tb/three.mp3",
-        "2\t6\t9\t2\t2\t0\ta/one.mp3\ta/two.mp3\tb/three.mp3",
-        "2\t6\t9\t0\t0\t0\ta/one.mp3\ta/two.mp3\tb/three.mp3",
-        "6\t2\t9\t3\t0\t1\ta/two.mp3\ta/one.mp3\tb/three.mp3",
+        "6\t9\t2\t2\t2.0\t0\ta/two.mp3\tb/three.mp3\ta/one.mp3",
+        "2\t6\t7\t1\t1\t0\ta/one.mp3\ta/two.mp3\tb/four.mp3",
+        "6\t7\t9\t0\t0\t0\ta/two.mp3\tb/four.mp3\tb/three.mp3",
+        "2\t6\t9\t3\tmany\t1\ta/one.mp3\ta/two.mp3\tb/three.mp3",
+        "2\t6\t9\t-1\t0\t1\ta/one.mp3\ta/two.mp3\tb/three.mp3",
         "2\t6\t8\t3\t0\t1\ta/one.mp3\ta/two.mp3\tc/none.mp3",
     ]
     found = read_triplets(written(tmp_path / "c.csv", "\n".join([head, *rows]) + "\n"), KEYS, FILES)
-    assert found.keys.tolist() == [[1, 2, 3], [2, 1, 3], [1, 3, 2], [3, 1, 2]]
-    assert found.groups.tolist() == [0, 0, 0, 0]
-    assert [note.split(" rows")[0] for note in found.notes] == ["2 of 5", "1 of 5"]
+    assert found.keys.tolist() == [[1, 2, 3], [2, 1, 3]]
+    assert found.groups.tolist() == [0, 0]
+    assert [note.split(" in ")[0].split(" rows")[0] for note in found.notes] == ["2 of 7", "1 of 7", "2 of 3 questions"]
+    assert "(first: line 6, ['3', 'many', '1'])" in found.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -351,9 +497,9 @@ def test_triplets_need_no_genres(tmp_path):
     """A layer that hears what people hear agrees with them, another does so by chance; without labels all else stays empty."""
     made, labels = sounds(genre=2.0)
     ids = made[0].track_ids
-    lines = [f"{ids[i]},{ids[(i + 3) % 120]},{ids[(i + 1) % 120]}" for i in range(120)]
+    lines = [f"{ids[i + a]},{ids[i + a + 3]},{ids[i + a // 2 * 3 + 1]}" for i in range(0, 120, 6) for a in (0, 2)]
     path = written(tmp_path / "t.csv", "\n".join(["anchor,near,far", *lines]))
-    report = evaluate_search(made, triplets=path, **QUICK)
+    report = evaluate_search(made, triplets=path)
     first, second, _ = report.results
     assert first.triplets is not None
     assert second.triplets is not None
@@ -417,14 +563,14 @@ def test_a_saved_probe_says_what_to_search(saved):
     layers = np.stack([saved.layer(number).values for number in range(3)])
     heard = load_saved("mix", saved.path).prepare(layers)
     np.testing.assert_allclose(np.einsum("lnd,ld->nd", layers, mix.scales) + mix.shift, heard, atol=1e-5)
-    report = evaluate_search(saved, layer="0,best,mean", probe="mix", **QUICK)
+    report = evaluate_search(saved, layer="0,best,mean", probe="mix")
     assert [one.name for one in report.results] == ["layer 0", "mean of 3 layers", "mix of the probe mix"]
     unit = heard / np.linalg.norm(heard, axis=1, keepdims=True)
     y, groups = np.eye(3, dtype=np.int64)[np.arange(48) % 3], np.arange(48) % 12
     scores = naive(unit, y, groups, (1, 5, 10), 10)[0].mean(2)
     assert report.results[2].filtered["map"].value == pytest.approx(scores[0, 0], abs=1e-4)
     assert report.results[2].unfiltered["precision_at_5"].value == pytest.approx(scores[1, 3], abs=1e-3)
-    assert [one.layer for one in evaluate_search(saved, layer="best", probe="two", **QUICK).results] == [2]
+    assert [one.layer for one in evaluate_search(saved, layer="best", probe="two").results] == [2]
 
 
 @pytest.mark.parametrize(
@@ -455,14 +601,14 @@ def test_a_probe_of_another_store_is_refused(saved, tmp_path):
 @pytest.mark.slow
 def test_the_report_is_for_people_and_machines(saved, tmp_path, capsys):
     """Tables and words are printed, files with plots are written."""
-    report = evaluate_search(saved, transform=["none", "centre"], k=(2,), **QUICK)
+    report = evaluate_search(saved, transform=["none", "centre"], k=(2,))
     files = probes.write_report(report, tmp_path / "out")
     probes.print_report(report, files)
     out = capsys.readouterr().out
     for words in (
         "Search quality",
         "P@2",
-        "mAP with artist",
+        "with artist",
         "chance",
         "largest hub: ",
         "centre against none: mAP",
@@ -479,6 +625,21 @@ def test_the_report_is_for_people_and_machines(saved, tmp_path, capsys):
     assert contents.title == "Search quality of toy"
     assert [section.anchor for section in contents.sections] == ["search", "made"]
     assert "SearchReport(8 rows, 48 queries" in repr(report)
+
+
+def test_labels_that_a_probe_has_seen_are_told(saved):
+    """How many of the queries its layer was chosen on."""
+    (note,) = [one for one in evaluate_search(saved, layer="best", probe="two").notes if "probe" in one]
+    assert note == "the probe two chose layer 2 with the labels of 48 of the 48 queries: its score here is optimistic"
+    others = {int(key): TrackLabels((f"g {key % 2}",), (f"a {key % 6}",)) for key in range(48)}
+    made = LayerMatrix(0, "other", np.arange(48), np.eye(48, dtype=np.float32))
+    assert not any("probe" in one for one in evaluate_search([made], labels=others).notes)
+
+
+def test_a_genre_is_no_formula(tmp_path):
+    """In the CSV of a report."""
+    rows = csv_of(Table("t", "t", (Column("genre", "genre"), Column("map", "mAP")), (("=1+1", -0.5), ("-", None))))
+    assert rows.splitlines()[1:] == ["'=1+1,-0.5", "-,"]
 
 
 def test_the_command_measures_search(saved, tmp_path, monkeypatch):
@@ -504,7 +665,7 @@ def test_the_command_measures_search(saved, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_page_of_a_probe_gets_a_section(saved):
     """Its words and tables stand in the report of a probe, too."""
-    report = evaluate_search(saved, layer=1, transform=["none", "centre"], **QUICK)
+    report = evaluate_search(saved, layer=1, transform=["none", "centre"])
     contents = Contents.of(m.make_report(encoder="toy"), search=report)
     assert "search" in [section.anchor for section in contents.sections]
     assert contents.title.startswith("What each layer of toy knows")
@@ -513,6 +674,10 @@ def test_the_page_of_a_probe_gets_a_section(saved):
     assert "chance, by artist" in " ".join(axes.get_legend_handles_labels()[1])
     tables = {table.name: table for table in contents.tables}
     assert [row[0] for row in tables["search"].rows] == ["1", "1", "chance", "chance, by artist"]
-    assert tables["search"].rows[0][3] == report.results[0].filtered["map"]
+    assert tables["search"].rows[0][2] == report.results[0].filtered["map"]
+    assert "triplets" not in [column.key for column in tables["search"].columns]
+    assert tables["search-details"].rows[0][3] == report.results[0].unfiltered["map"]
+    for table in (one for name, one in tables.items() if name.startswith("search")):
+        assert all(any(row[n] not in (None, "") for row in table.rows) for n in range(len(table.columns)))
     assert tables["search-transforms"].rows[0][:2] == ("layer 1, centre", "layer 1")
     assert "search-by-genre" in tables

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedstore.errors import ParameterError
+from embedstore.labels.names import normalise
 from embedstore.types import TrackLabels
-from probes.splits import artist_groups, groups_per_class, hold_out, make_folds, normalise
+from probes.splits import artist_groups, groups_per_class, hold_out, make_folds
 
 SIZES = st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=7), min_size=2, max_size=5)
 

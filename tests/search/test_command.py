@@ -66,9 +66,11 @@ def test_the_table(run: Any) -> None:
     assert lines[2].split() == ["rank", "score", "%", "genre", "artist", "title", "path"]
     assert [line.split()[0] for line in lines[4:6]] == ["1", "2"]
     assert "0.9994" in lines[4]
+    heading = run("--genre", "rock", "-k", 2).stdout.splitlines()[0]
+    assert heading == "nearest to genre:rock, layer 4 (cosine similarity; % of the library that is less alike)"
 
 
-def test_formats(run: Any) -> None:
+def test_formats(run: Any, shelf: EmbeddingStore) -> None:
     """CSV and playlists go to stdout or a file, whose name says the format."""
     assert run(track_id(3), "-k", 1, "--format", "csv").stdout.startswith('"query","rank","track","path"')
     assert run(track_id(3), "-k", 1, "--format", "json").stdout == run(track_id(3), "-k", 1, "--json").stdout
@@ -76,6 +78,13 @@ def test_formats(run: Any) -> None:
     said = run(track_id(3), "-k", 1, "--out", "a.m3u8")
     assert said.stdout == "1 results in a.m3u8\n"
     assert Path("a.m3u8").read_text("utf-8") == playlist
+    assert (
+        "a.m3u8 exists; choose another name, or give --overwrite" in run(track_id(3), "--out", "a.m3u8", code=1).stderr
+    )
+    assert Path("a.m3u8").read_text("utf-8") == playlist
+    assert run(track_id(3), "-k", 2, "--out", "a.m3u8", "--overwrite").stdout == "2 results in a.m3u8\n"
+    inside = f"{shelf.path}/list.csv"
+    assert "lies in the store" in run(track_id(3), "--out", inside, "--overwrite", code=1).stderr.replace("\n", " ")
     told = json.loads(run(track_id(3), "-k", 1, "--out", "b", "--format", "csv", "--json").stdout)
     assert (told["file"], len(told["results"])) == (str(Path("b").absolute()), 1)
     assert "no such form" not in run(track_id(3), "--out", "c.txt", code=1).stderr
@@ -106,6 +115,7 @@ def test_a_file_of_queries(run: Any) -> None:
         (["a", "--json", "--format", "csv"], "give one of the two"),
         (["a", "--out", "f", "--format", "table"], "a table is for people"),
         (["a", "--relative"], "--relative is for playlists"),
+        (["a", "--overwrite"], "--overwrite replaces the FILE of --out"),
     ],
 )
 def test_contradictions_are_usage_errors(run: Any, arguments: list[str], words: str) -> None:

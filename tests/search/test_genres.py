@@ -19,6 +19,7 @@ import cli
 from embedstore.errors import ParameterError, TrackNotFoundError, UnknownNameError
 from embedstore.exports.genremap import save_genre_map
 from embedstore.index import LayerSearch
+from embedstore.search import genres
 from embedstore.search.genres import GenreMap, genre_map, nearest_genres
 from embedstore.store import EmbeddingStore
 from embedstore.terminal import branches
@@ -26,9 +27,10 @@ from embedstore.types import AudioFile, EncoderCard, Layer, LayerEmbeddings, Tra
 
 HOSTILE = ("$x^2$ & <b>", "a" * 300, "日本\x1b[31m\n", '=1+1,"x"', "x_1 \\frac{")
 Tracks = Sequence[tuple[Sequence[float], tuple[str, ...]]]
+Artists = Sequence[tuple[str, ...]]
 
 
-def make(path: Path, tracks: Tracks) -> EmbeddingStore:
+def make(path: Path, tracks: Tracks, artists: Artists | None = None) -> EmbeddingStore:
     """Store tracks in one layer."""
     dim = len(tracks[0][0]) if tracks else 2
     card = EncoderCard(
@@ -37,7 +39,8 @@ def make(path: Path, tracks: Tracks) -> EmbeddingStore:
     store = EmbeddingStore.create(path, card, {"encoder": "toy", "dtype": "float16"})
     with store.writer() as writer:
         for i, (vector, genres) in enumerate(tracks):
-            found = Track(i, (AudioFile("/music", f"{i}.ogg", 1, i),), 30.0, 44100, 2, TrackLabels(genres))
+            labels = TrackLabels(genres, artists[i] if artists else ())
+            found = Track(i, (AudioFile("/music", f"{i}.ogg", 1, i),), 30.0, 44100, 2, labels)
             writer.add(found, f"{i:032x}", LayerEmbeddings((np.array(vector, np.float32),), 10))
     return store
 
@@ -101,6 +104,63 @@ def test_every_number_is_that_of_a_loop(found, tracks):
             pairs = [values[x] @ values[y] for x in mine for y in theirs if x != y]
             assert found.pairs[i, j] == pytest.approx(np.mean(pairs), abs=1e-6)
     np.testing.assert_allclose(found.distances, 1 - found.similarity, atol=1e-6)
+
+
+def test_two_tracks_of_one_artist_are_no_pair(tracks, tmp_path, monkeypatch):
+    """As a loop finds it, for tracks of nobody, one artist and several, written in any case; however they are read."""
+    names = [
+        ("A",),
+        ("a", "B"),
+        ("Various Artists",),
+        ("C", "D", "B"),
+        ("E",),
+        ("D", "A"),
+        ("B",),
+        ("C", "B", "A", "d"),
+    ]
+    artists = [names[i * i % 11 % 8] for i in range(len(tracks))]
+    store, values = make(tmp_path / "s", tracks, artists), units(tracks)
+    found = genre_map(store)
+    folded = [{name.lower() for name in some} - {"various artists"} for some in artists]
+    for i, one in enumerate(found.genres):
+        for j, other in enumerate(found.genres):
+            pairs = [
+                values[x] @ values[y]
+                for x in members(tracks, one)
+                for y in members(tracks, other)
+                if x != y and not folded[x] & folded[y]
+            ]
+            assert found.pairs[i, j] == pytest.approx(np.mean(pairs) if pairs else np.nan, abs=1e-6, nan_ok=True)
+    monkeypatch.setattr(genres, "_BLOCK", 7)
+    np.testing.assert_allclose(genre_map(store).pairs, found.pairs, atol=1e-9)
+
+
+def test_a_genre_of_one_artist_has_no_spread(tmp_path):
+    """It is on the map, without a number for its tracks; the picture, the table and JSON have none either."""
+    tracks = [
+        (vector, (genre,)) for vector, genre in zip(at(0, 10, 90, 100), ("one", "one", "two", "two"), strict=True)
+    ]
+    store = make(tmp_path / "s", tracks, [("X",), ("X",), (), ()])
+    found = genre_map(store)
+    rows = {row["genre"]: row for row in json.loads(json.dumps(found.to_dict(), allow_nan=False))["genres"]}
+    assert (rows["one"]["within"], rows["one"]["overlaps"]) == (None, [])
+    assert rows["two"]["within"] == pytest.approx(np.cos(np.radians(10)), abs=1e-3)
+    assert rows["one"]["between"] == rows["two"]["between"] == pytest.approx(0, abs=1e-3)
+    save_genre_map(store, found, tmp_path / "x.csv")
+    with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
+        assert {(row["genre"], row["other"]) for row in csv.DictReader(file) if not row["pairs"]} == {("one", "one")}
+    assert "one " in CliRunner().invoke(cli.main, ["genre-map", "--store", str(store.path)]).stdout
+
+
+def test_the_largest_genres_alone(store, found):
+    """What is asked for is compared as before, and what is left out is told."""
+    counts = sorted(found.counts, reverse=True)
+    few = GenreMap.of(LayerSearch(store), store.labels(), most=3)
+    assert sorted(few.counts, reverse=True) == counts[:3]
+    assert len(few.left_out) == len(found.left_out) + 4
+    assert few.notes == ("of 7 genres the 3 with most tracks are compared",)
+    places = [found.genres.index(genre) for genre in few.genres]
+    np.testing.assert_allclose(few.pairs, found.pairs[np.ix_(places, places)], atol=1e-9)
 
 
 def test_the_tree_is_that_of_scipy(found):
@@ -182,7 +242,8 @@ def test_tables(found, store, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(found.genres) ** 2
     for row in rows:
-        i, j = found.genres.index(row["genre"]), found.genres.index(row["other"])
+        assert not row["genre"].startswith("="), "a spreadsheet would take it for a formula"
+        i, j = (found.genres.index(row[name].removeprefix("'")) for name in ("genre", "other"))
         numbers = (found.counts[i], found.similarity[i, j], found.distances[i, j], found.pairs[i, j])
         names = ("tracks", "similarity", "distance", "pairs")
         assert [float(row[name]) for name in names] == pytest.approx(numbers, abs=1e-6)

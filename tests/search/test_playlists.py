@@ -8,6 +8,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -17,6 +18,7 @@ from embedstore.search import Hit, SearchResult
 from embedstore.search.batch import Answer
 from embedstore.search.playlists import csv_of, json_of, m3u8_of, write_answers
 
+STORE = SimpleNamespace(path=Path("/no/such/store"))
 NAMES = [
     "plain.mp3", "two words.mp3", "#EXTM3U.mp3", "line\nbreak.mp3", "\rreturn.mp3", " blank.mp3", "blank.mp3 ",
     "\udcff\udcfe.mp3", "ünï.mp3", "http:x.mp3", "100%25.mp3", "\u2028.mp3", 'a,b;c".mp3', "\x1b[31m.mp3", "ta\tb.mp3", "-rf.mp3",
@@ -57,7 +59,7 @@ def test_playlists_play(tmp_path: Path, relative: bool) -> None:
     answers = answers_of(tmp_path / "mu sic")
     path = tmp_path / "lists" / "p.m3u8"
     path.parent.mkdir()
-    assert write_answers(answers, path, relative=relative) == str(path)
+    assert write_answers(STORE, answers, path, relative=relative) == str(path)
     assert played(path) == [name.encode("utf-8", "surrogateescape") for name in NAMES]
     text = path.read_text("utf-8")
     assert text.startswith(
@@ -68,7 +70,7 @@ def test_playlists_play(tmp_path: Path, relative: bool) -> None:
 def test_playlists_beside_the_music(tmp_path: Path) -> None:
     """A name that begins like a remark is none."""
     answers = answers_of(tmp_path)
-    write_answers(answers, tmp_path / "p.m3u", relative=True)
+    write_answers(STORE, answers, tmp_path / "p.m3u", relative=True)
     assert {"./#EXTM3U.mp3", "./http:x.mp3"} <= {*(tmp_path / "p.m3u").read_text("utf-8").splitlines()}
     assert len(played(tmp_path / "p.m3u")) == len(NAMES)
 
@@ -88,7 +90,7 @@ def test_titles_cannot_add_lines(tmp_path: Path) -> None:
 )
 def test_csv_is_exact_and_no_formula(tmp_path: Path, title: str) -> None:
     """Every cell comes back; none starts a formula; one quote is to be taken away from those that could."""
-    write_answers(answers_of(tmp_path / "m", title=title, album=title), tmp_path / "o.csv")
+    write_answers(STORE, answers_of(tmp_path / "m", title=title, album=title), tmp_path / "o.csv")
     with (tmp_path / "o.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file, strict=True))
     assert len(rows) == len(NAMES)
@@ -126,7 +128,21 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     """Another form, a folder that is not there; an older file stays as it was."""
     answers = answers_of(tmp_path / "m")
     with pytest.raises(ParameterError, match=r"results are written as json, csv, m3u8; got 'txt'"):
-        write_answers(answers, tmp_path / "o.txt")
+        write_answers(STORE, answers, tmp_path / "o.txt")
     with pytest.raises(StoreError, match=r"cannot write .*o.csv: No such file or directory"):
-        write_answers(answers, tmp_path / "none" / "o.csv")
-    assert write_answers(answers, tmp_path / "o.txt", "csv") == str(tmp_path / "o.txt")
+        write_answers(STORE, answers, tmp_path / "none" / "o.csv")
+    assert write_answers(STORE, answers, tmp_path / "o.txt", "csv") == str(tmp_path / "o.txt")
+    with pytest.raises(ParameterError, match=r"o.txt exists; choose another name, or give --overwrite"):
+        write_answers(STORE, answers, tmp_path / "o.txt", "json")
+    write_answers(STORE, answers, tmp_path / "o.txt", "json", overwrite=True)
+    assert (tmp_path / "o.txt").read_text() == json_of(answers)
+    (tmp_path / "link.csv").symlink_to(tmp_path / "o.txt")
+    for target, words in (("link.csv", "is no plain file"), ("o.csv", "lies in the store")):
+        with pytest.raises(ParameterError, match=words):
+            write_answers(
+                SimpleNamespace(path=tmp_path if target == "o.csv" else STORE.path),
+                answers,
+                tmp_path / target,
+                overwrite=True,
+            )
+    assert not (tmp_path / "o.csv").exists()

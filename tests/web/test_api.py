@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
 
 from embedstore.errors import AudioError, ParameterError
-from embedstore.search import Query, Seed, Shape
+from embedstore.index import build, build_index
+from embedstore.search import Filter, Query, Searcher, Seed, Shape
+from embedstore.summary import summarize
 from embedstore.types import track_id
+from embedstore.web import app as routes
 from embedstore.web import models
 from embedstore.web.answers import Answer, plain
 
@@ -89,6 +94,9 @@ def test_tracks_are_found_by_words_of_their_names(client) -> None:
     assert [track["id"] for track in get(client, "tracks", q="ben rock")["tracks"]] == []
     assert get(client, "tracks", q="rock eve")["total"] == 2
     assert [track["id"] for track in get(client, "tracks", q="7.ogg")["tracks"]] == IDS[7:8]
+    assert get(client, "tracks", q="ann " * 30 + "blues")["total"] == 2
+    words = " ".join(map(str, range(21)))
+    assert get(client, "tracks", 400, q=words) == "tracks are found by up to 20 words; got 21"
 
 
 def test_a_track(client, shelf) -> None:
@@ -119,6 +127,10 @@ def test_neighbors_are_those_of_the_searcher(client, searcher) -> None:
     found = get(client, f"tracks/{IDS[3]}/neighbors", k=4)
     assert found == plain(expected)
     assert [hit["track"] for hit in found["hits"]] == [IDS[i] for i in (2, 4, 1, 5)]
+    rock = get(client, f"tracks/{IDS[3]}/neighbors", k=4, genre="rock", artist=["Cem", "EVE"])
+    assert [hit["track"] for hit in rock["hits"]] == [IDS[i] for i in (5, 8, 9)]
+    for wrong in ({"genre": ["x"] * 101}, {"artist": "x" * 1001}, {"first_year": -1}, {"shortest": "nan"}):
+        get(client, f"tracks/{IDS[3]}/neighbors", 422, **wrong)
 
 
 def test_a_search_takes_the_dataclasses_of_the_searcher(client, searcher) -> None:
@@ -190,7 +202,7 @@ def test_what_is_no_json_or_no_number(client) -> None:
         {"at": -1},
     ):
         get(client, f"tracks/{IDS[0]}/neighbors", 422, **params)
-    for params in ({"offset": -1}, {"offset": 10**20}, {"limit": 0}, {"limit": 1001}, {"q": "x" * 1001}):
+    for params in ({"offset": -1}, {"offset": 10**20}, {"limit": 0}, {"limit": 1001}, {"q": "x" * 201}):
         get(client, "tracks", 422, **params)
     fault(client.put("/api/search"), 405)
     fault(client.get("/api/nothing"), 404)
@@ -203,17 +215,40 @@ def test_genres_and_the_store(client, shelf) -> None:
     assert (facts["path"], facts["tracks"], facts["indices"], facts["folders"]) == (str(shelf.store.path), 10, [], None)
     tree = get(client, "genres/map")
     assert (tree["genres"], tree["counts"]) == (["blues", "rock"], [5, 5])
-    assert tree["similarity"][0][1] == pytest.approx(0.643, abs=1e-3)
+    assert tree["similarity"] == [[1, 0.6427], [0.6427, 1]]
+
+
+def test_an_index_is_read_once(shelf, monkeypatch) -> None:
+    """However often the store is described anew; again once a file has changed."""
+    report, read = build_index(shelf.store, kind="flat"), []
+    check = build.check_sums
+    monkeypatch.setattr(build, "check_sums", lambda one: (read.append(one.kind), check(one)))
+    assert [summarize(shelf.store, scan=False)["indices"][0]["covers"] for _ in range(2)] == [10, 10]
+    assert read == ["flat"]
+    (Path(report.path) / "strange").touch()
+    assert "not its own" in summarize(shelf.store, scan=False)["indices"][0]["problem"]
+    shutil.rmtree(report.path)
+
+
+def test_only_the_largest_genres_are_mapped(client_of, shelf, monkeypatch) -> None:
+    """So many, and the answer says so; it is worked out and encoded once."""
+    monkeypatch.setattr(routes, "MOST_MAPPED", 1)
+    with client_of(Searcher(shelf.store)) as client:
+        tree = get(client, "genres/map")
+        assert (tree["genres"], tree["left_out"]) == (["blues"], {"rock": 5})
+        assert tree["notes"] == ["of 2 genres the 1 with most tracks are compared"]
+        monkeypatch.delattr(routes, "GenreTable")
+        assert get(client, "genres/map") == tree
 
 
 def test_an_upload_is_searched_and_removed(client, searcher, monkeypatch) -> None:
     """The searcher gets a file with the bytes; it is gone after the answer, be that hits or an error; neither names it."""
     heard = []
 
-    def hear(query, *_, **options):
+    def hear(query, *wanted):
         (seed,) = query.seeds
         with open(seed.what, "rb") as file:  # noqa: PTH123
-            heard.append((seed, file.read(), options["shape"]))
+            heard.append((seed, file.read(), *wanted))
         if heard[-1][1] == b"noise":
             raise AudioError(f"{seed.what}: no sound in it")
         if seed.at == 99:
@@ -229,11 +264,15 @@ def test_an_upload_is_searched_and_removed(client, searcher, monkeypatch) -> Non
         fault(client.post("/api/search/audio?at=99", content=b"x"), 400)
         == "the upload ends at 0:12; there is no moment 1:39"
     )
-    assert [(len(data), shape.k, seed.at) for seed, data, shape in heard] == [
+    assert [(len(data), shape.k, seed.at) for seed, data, _, shape in heard] == [
         (500_000, 3, 12.5),
         (5, 10, None),
         (1, 10, 99),
     ]
+    client.post("/api/search/audio?genre=rock&genre=blues&artist=Ann&first_year=1990&longest=60", content=b"sound")
+    assert heard[-1][2] == Filter(genres=("rock", "blues"), artists=("Ann",), years=(1990, 9999), seconds=(0, 60))
+    assert heard[0][2] == Filter()
+    assert "goes from the smaller" in fault(client.post("/api/search/audio?shortest=9&longest=8", content=b"x"), 400)
     for seed, *_ in heard:
         with pytest.raises(FileNotFoundError):
             open(seed.what, "rb")  # noqa: PTH123, SIM115

@@ -34,6 +34,16 @@ def test_a_whole_file(client, shelf) -> None:
     assert (whole.headers["accept-ranges"], whole.headers["content-length"]) == ("bytes", "1003")
 
 
+def test_the_head_alone(client, monkeypatch) -> None:
+    """As that of the whole file, which is not read, whatever part is asked for; of one that is not there, the same code."""
+    where = f"/api/tracks/{track_id(1003)}/audio"
+    whole = client.get(where)
+    monkeypatch.delattr(os, "pread")
+    head = client.head(where, headers={"Range": "bytes=5-9"})
+    assert (head.status_code, head.content, head.headers) == (200, b"", whole.headers)
+    assert client.head("/api/tracks/0000000000000000/audio").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("asked", "code", "span"),
     [

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import time
+
 import pytest
 
 from embedstore.errors import AudioError
 from embedstore.search import SearchResult
 from embedstore.web import app as routes
 from embedstore.web.guard import HEADERS
+from embedstore.web.uploads import Uploads
 
 
 @pytest.mark.parametrize(
@@ -69,9 +74,17 @@ def test_a_token_is_asked_for_everywhere(searcher, client_of) -> None:
         assert client.get("/api/health", headers={"Authorization": given}).status_code == 200
 
 
-def test_every_answer_carries_the_headers(client) -> None:
-    """Errors, refusals and files included."""
+def test_every_answer_carries_the_headers(client, searcher, monkeypatch) -> None:
+    """Errors, refusals and files included, and a fault of ours."""
+
+    def fail(*_, **__):
+        raise RuntimeError
+
+    monkeypatch.setattr(searcher, "search", fail)
+    fault = client.get("/api/tracks/00000000000003e8/neighbors")
+    assert fault.status_code == 500
     for answer in (
+        fault,
         client.get("/api/health"), client.get("/nothing"), client.get("/api/health", headers={"Host": "evil.example"}),
         client.get("/api/tracks/00000000000003e8/audio"), client.post("/api/search", content=b"{"),
     ):  # fmt: skip
@@ -97,14 +110,14 @@ def test_large_bodies_are_refused(client, searcher, monkeypatch) -> None:
     assert client.post("/api/search/audio", content=too_large).status_code == 200
 
 
-def test_uploads_at_once_are_limited_and_places_come_back(searcher, monkeypatch) -> None:
-    """The one too many is told to try again, before its body is read; a client that leaves gives its place back."""
-    import asyncio
+@pytest.fixture
+def visit(searcher, monkeypatch):
+    """Send an upload, by what is received of it; give the code of its answer, and what the searcher got."""
 
-    app = routes.create_app(searcher)
-    sent = []
+    def refuse(*_, **__):
+        raise AudioError("no sound in it")
 
-    async def visit(receive):
+    async def visit(app, receive):
         headers = [(b"host", b"localhost")]
         scope = {"type": "http", "method": "POST", "path": routes.UPLOAD, "raw_path": b"", "query_string": b"", "headers": headers, "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "http", "client": None, "server": None, "root_path": ""}  # fmt: skip
         codes = []
@@ -113,28 +126,79 @@ def test_uploads_at_once_are_limited_and_places_come_back(searcher, monkeypatch)
             codes.append(message.get("status"))
 
         await app(scope, receive, send)
-        sent.append(codes[0] if codes else None)
-
-    async def main():
-        leave = asyncio.Event()
-
-        async def slow():
-            await leave.wait()
-            return {"type": "http.disconnect"}
-
-        async def whole():
-            return {"type": "http.request", "body": b"noise"}
-
-        waiting = [asyncio.create_task(visit(slow)) for _ in range(routes.UPLOADS)]
-        await asyncio.sleep(0.05)
-        await visit(whole)
-        leave.set()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        await visit(whole)
-
-    def refuse(*_, **__):
-        raise AudioError("no sound in it")
+        return codes[0] if codes else None
 
     monkeypatch.setattr(searcher, "search", refuse)
+    return visit
+
+
+async def whole():
+    """Send all at once."""
+    return {"type": "http.request", "body": b"noise"}
+
+
+async def silent():
+    """Send nothing."""
+    await asyncio.Event().wait()
+
+
+def pieces(pause):
+    """Send a byte from time to time, for ever."""
+
+    async def receive():
+        await asyncio.sleep(pause)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    return receive
+
+
+def test_who_sends_slowly_keeps_nobody_waiting(searcher, visit, monkeypatch) -> None:
+    """Others are answered meanwhile; who is silent, or takes too long in all, is sent away, and leaves nothing behind."""
+    uploads = Uploads(1, 10**6, pause=0.1, longest=0.25)
+    monkeypatch.setattr(routes, "Uploads", lambda *_: uploads)
+    app = routes.create_app(searcher)
+
+    async def main():
+        slow = [asyncio.create_task(visit(app, one)) for one in (silent, silent, pieces(0.04), pieces(0.3))]
+        await asyncio.sleep(0.05)
+        assert [await visit(app, whole) for _ in range(2)] == [422, 422]
+        assert not any(one.done() for one in slow)
+        assert await asyncio.gather(*slow) == [408] * 4
+
     asyncio.run(main())
-    assert (sent[0], sent[-1]) == (503, 422)
+    assert uploads._held == 0
+
+
+def test_uploads_are_bounded_in_all(searcher, visit, monkeypatch) -> None:
+    """What waits together is; who leaves makes room; and so many are decoded at once, the others wait."""
+    uploads, busy = Uploads(2, 20), []
+    monkeypatch.setattr(routes, "Uploads", lambda *_: uploads)
+    app = routes.create_app(searcher)
+
+    def search(*_, **__):
+        busy.append(1)
+        time.sleep(0.02)
+        busy.append(-1)
+        raise AudioError("no sound in it")
+
+    async def main():
+        gone, left = asyncio.Event(), []
+
+        async def leaving():
+            if not left:
+                left.append(True)
+                return {"type": "http.request", "body": bytes(18), "more_body": True}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        waiting = asyncio.create_task(visit(app, leaving))
+        await asyncio.sleep(0.02)
+        assert await visit(app, whole) == 503
+        gone.set()
+        await asyncio.gather(waiting, return_exceptions=True)
+        monkeypatch.setattr(searcher, "search", search)
+        assert await asyncio.gather(*(visit(app, whole) for _ in range(4))) == [422] * 4
+
+    asyncio.run(main())
+    assert max(itertools.accumulate(busy)) == 2
+    assert uploads._held == 0

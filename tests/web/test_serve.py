@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 import socket
@@ -16,6 +17,7 @@ from http.client import HTTPConnection
 import pytest
 import uvicorn
 from click.testing import CliRunner
+from threadpoolctl import threadpool_info
 
 import cli
 from embedstore.errors import MissingDependencyError, ParameterError
@@ -33,7 +35,12 @@ def told(shelf, monkeypatch):
 
     def start(**options):
         said = []
-        monkeypatch.setattr(uvicorn.Server, "run", lambda _self, sockets: [one.close() for one in sockets])
+
+        def run(_self, sockets):
+            assert {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"} == {1}
+            sockets[0].close()
+
+        monkeypatch.setattr(uvicorn.Server, "run", run)
         monkeypatch.setattr(Searcher, "close", lambda _: None)
         serve(shelf.store, port=0, ready=said.append, **options)
         return said[0]
@@ -43,10 +50,12 @@ def told(shelf, monkeypatch):
 
 def test_this_machine_needs_no_token_others_do(told, shelf) -> None:
     """A random one off loopback, unless one is given; the address is one that can be asked."""
+    before = dict(os.environ)
     here = told()
     assert (here.token, here.store, here.tracks) == (None, str(shelf.store.path), 10)
     assert here.url.startswith("http://127.0.0.1:")
     assert told(host="localhost").token is None
+    assert dict(os.environ) == before
     tokens = {told(host="0.0.0.0").token for _ in range(3)}  # noqa: S104
     assert len(tokens) == 3
     assert min(map(len, tokens)) == 32
