@@ -681,6 +681,7 @@ def search(
         _show(document, as_json, lambda found: display.show_search(found, told=opened.problems))
     else:
         show_exactly(playlists.text_of(answers, form, "." if relative else None))
+        display.show_search({**document, "file": None}, told=opened.problems)  # what went wrong, and notes
     ctx.exit(1 if any(answer.error for answer in answers) else 0)
 
 

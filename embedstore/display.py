@@ -261,7 +261,7 @@ def show_search(document: dict[str, Any], told: Sequence[str] = ()) -> None:
             say(f"{where}{answer['error']}", err=True)
         elif "file" not in document:
             _show_hits(answer, where)
-    if "file" in document:
+    if document.get("file"):
         found = sum(len(answer.get("results", ())) for answer in answers)
         say(f"{found} results in {below_here(document['file'])}")
 

@@ -280,13 +280,15 @@ def factory_kind(name: str, dim: int = 0) -> type[FaissIndex]:
         @classmethod
         def build(cls, rows: Rows, folder: Path, *, goal: Goal, seed: int = 0) -> Self:
             file = folder / "rows"
-            if not file.exists():
+            if passed := not file.exists():
                 write_rows(file, rows.keys, rows.dim, [rows.values], half=rows.values.dtype == np.float16)
             code = f"from {__name__} import build_alone; import sys; build_alone(*sys.argv[1:])"
             path = os.pathsep.join(one or str(Path.cwd()) for one in sys.path)
             asked = [text, str(folder), str(goal.recall), str(goal.memory), str(seed)]
             command = [sys.executable, "-P", "-c", code, *asked]
             done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, check=False)
+            if passed:
+                file.unlink()
             if done.returncode:
                 ended = f"it ended the process ({signal.Signals(-done.returncode).name})" if done.returncode < 0 else ""
                 said = ended or (done.stderr.decode(errors="replace").strip().splitlines() or ["?"])[-1]

@@ -105,7 +105,10 @@ def _title(hit: Hit) -> str:
 
 
 def _place(path: str, folder: str | os.PathLike[str] | None) -> str:
-    shown = path if folder is None else os.path.relpath(path, folder)
+    shown = path
+    if folder is not None:  # `..` leads to where a folder really lies
+        real = Path(os.path.realpath(Path(path).parent)) / Path(path).name
+        shown = os.path.relpath(real, os.path.realpath(folder))
     if not shown.isprintable() or shown != shown.strip():
         return f"file://{quote(os.fsencode(path))}"
     return f"./{shown}" if _SPECIAL.match(shown) else shown

@@ -233,6 +233,6 @@ def _seeds(row: dict[str, Any]) -> list[Seed]:
     weight, at = row.get("weight"), row.get("at")
     try:
         heavy = 1.0 if weight in (None, "") else float(weight)
-    except (TypeError, ValueError):
-        raise ParameterError(f"a weight is a number; got {weight!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ParameterError(f"a weight is a number; got {weight!r:.40}") from None
     return [Seed(row["query"], heavy, None if at in (None, "") else read_moment(str(at)))]

@@ -281,6 +281,8 @@ class Searcher:
             if len(kept) >= pool or count >= most or len(near) < len(new):
                 break
             count *= 4
+        if everything == len(hidden - {None}) and allowed is None:
+            notes.append("the store holds no other track")
         if not kept and shape.least is not None and -np.inf < nearest < shape.least:
             notes.append(f"no track is {shape.least:g} alike; the nearest is {nearest:.4f}")
         if len(kept) < shape.k and count >= most < everything and len(near) == len(new):

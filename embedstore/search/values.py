@@ -10,6 +10,7 @@ from typing import Any
 from embedstore.errors import ParameterError
 from embedstore.terminal import clock
 
+_LEAST, _MOST = 1e-6, 1e6  # of weights: single precision tells these apart
 __all__ = ["Filter", "Hit", "Query", "SearchResult", "Seed", "Shape"]
 
 
@@ -37,8 +38,10 @@ class Seed:
     at: float | None = None
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.weight) or not self.weight:
-            raise ParameterError(f"the weight of {self.what!r} is a number other than 0; got {self.weight}")
+        if not _LEAST <= abs(self.weight) <= _MOST:  # also what is no number
+            raise ParameterError(
+                f"a weight is {_LEAST:g} to {_MOST:g}, or minus that; got {self.weight:g} for {self.what!r}"
+            )
         if self.at is not None and not (math.isfinite(self.at) and self.at >= 0):
             raise ParameterError(f"a moment of {self.what!r} is in seconds from its start; got {self.at}")
 
@@ -136,6 +139,11 @@ class Filter:
     seconds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, str):
+                raise ParameterError(f"{one.name} of a filter are several texts; got one, {value!r:.80}")
+            object.__setattr__(self, one.name, None if value is None else tuple(value))
         for name in ("years", "seconds"):
             ends = getattr(self, name)
             if ends is not None and not ends[0] <= ends[1]:
@@ -182,8 +190,8 @@ class Shape:
 
     def __post_init__(self) -> None:
         for name, number in (("k", self.k), ("the number per artist", self.per_artist)):
-            if number is not None and number < 1:
-                raise ParameterError(f"{name} must be at least 1; got {number}")
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise ParameterError(f"{name} must be a whole number, at least 1; got {number!r}")
         if self.least is not None and not -1 <= self.least <= 1:
             raise ParameterError(f"the least similarity is -1..1; got {self.least}")
         if not 0 <= self.diversity <= 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -37,19 +38,26 @@ class Kept(Generic[T]):
     def __call__(self) -> T:
         """Give it."""
         found = self._found
-        if found is not None and (time.monotonic() < found[1] or found[0] == self._store.catalog.version()):
+        if found is not None and (time.monotonic() < found[1] or found[0] == self._state()):
             return found[2]
         if not self._lock.acquire(blocking=found is None) and found is not None:
             return found[2]
         try:
             if self._found is None or self._found is found:  # else others were quicker
-                version, start = self._store.catalog.version(), time.monotonic()
+                state, start = self._state(), time.monotonic()
                 result = self._work()
                 end = time.monotonic()
-                self._found = (version, end + _REST * (end - start), result)
+                self._found = (state, end + _REST * (end - start), result)
             return self._found[2]
         finally:
             self._lock.release()
+
+    def _state(self) -> object:
+        """Tell apart two states of the store and its indices."""
+        indices = 0
+        with suppress(OSError):
+            indices = (self._store.path / "indices").stat().st_mtime_ns
+        return self._store.catalog.version(), indices
 
 
 class Library:

@@ -67,6 +67,15 @@ def test_playlists_play(tmp_path: Path, relative: bool) -> None:
     )
 
 
+def test_a_playlist_in_a_linked_folder(tmp_path: Path) -> None:
+    """`..` leads to where the folder really lies."""
+    answers = answers_of(tmp_path)
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    write_answers(STORE, answers, tmp_path / "link" / "p.m3u8", relative=True)
+    assert "../../plain.mp3" in (tmp_path / "link" / "p.m3u8").read_text("utf-8").splitlines()
+
+
 def test_playlists_beside_the_music(tmp_path: Path) -> None:
     """A name that begins like a remark is none."""
     answers = answers_of(tmp_path)

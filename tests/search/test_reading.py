@@ -89,7 +89,7 @@ def test_csv_lines(tmp_path: Path) -> None:
     assert {line.number: line.error.split(";")[0] for line in found if not line.query} == {
         5: "a weight is a number",
         6: "it is no line of CSV: unexpected end of data",
-        7: "the weight of 'f' is a number other than 0",
+        7: "a weight is 1e-06 to 1e+06, or minus that",
         8: "3 cells for 4 columns",
         10: "a search needs a track to be like or a genre, one of the two (to stay within a genre, filter by it)",
     }

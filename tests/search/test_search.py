@@ -129,7 +129,7 @@ def test_a_store_without_labels_has_no_genres(add: Add) -> None:
 
 def test_wrong_arguments(circle: EmbeddingStore) -> None:
     """A k below 1, no query, two queries, and names that lead nowhere."""
-    with pytest.raises(ParameterError, match="k must be at least 1; got 0"):
+    with pytest.raises(ParameterError, match="k must be a whole number, at least 1; got 0"):
         search(circle, "3", k=0)
     for both in ({}, {"query": "3", "genre": "blues"}, {"query": Query((Seed("3"),)), "genre": "blues"}):
         with pytest.raises(ParameterError, match="one of the two"):
