@@ -9,6 +9,7 @@ The file: the magic, then n, dim and the bytes of a value (int64), up to byte 64
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ BLOCK = 4096  # rows that are read at once
 Positions = NDArray[np.int64]
 _MAGIC, _HEAD = b"embedstore rows 1\n", 64
 _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<f2"), 4: np.dtype("<f4")}
+_LET_GO = 32  # blocks read, after which mapped pages are given back
 _LONGEST, _LARGEST = 2**20, 2**50  # values in a row, bytes of a file
 
 
@@ -132,8 +134,11 @@ class Rows:
             yield start, block if (lengths == 1).all() else block / lengths[:, None]
 
     def _raw(self, size: int) -> Iterator[tuple[int, Floats]]:
-        for start in range(0, len(self), size):
+        mapped: Any = getattr(self.values, "_mmap", None)
+        for number, start in enumerate(range(0, len(self), size), 1):
             yield start, _wide(self.values[start : start + size])
+            if mapped is not None and number % _LET_GO == 0 and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)  # what was read would count as this process's memory
 
     def sample(self, count: int, seed: int = 0) -> Positions:
         """Choose up to `count` positions by chance, in order; the same for the same seed."""

@@ -311,7 +311,9 @@ def test_names_that_faiss_cannot_read_are_refused(name: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("factory", ["PQ7", "IVF200,Flat", "PCA64,Flat", "HNSW0"])
+@pytest.mark.parametrize(
+    "factory", ["HNSW0", *(pytest.param(one, marks=pytest.mark.slow) for one in ("PQ7", "IVF200,Flat", "PCA64,Flat"))]
+)
 def test_structures_that_do_not_fit_the_rows_are_refused(factory: str, make: Make) -> None:
     """A width that PQ cannot cut, more cells than rows, more axes than values, what ends FAISS's process: one line."""
     with pytest.raises(ParameterError, match=f"FAISS cannot make '{factory}' of Rows") as error:

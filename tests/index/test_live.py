@@ -99,7 +99,9 @@ def test_a_transform_file_is_checked(tmp_path: Path) -> None:
             Transform.load(tmp_path / name, dim)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize(
+    "transform", ["none", "whiten", *(pytest.param(one, marks=pytest.mark.slow) for one in ("centre", "standardise"))]
+)
 def test_an_index_and_a_scan_agree(fill: Fill, transform: str) -> None:
     """With an index or without one, over a layer, the mean or a mix: the same tracks, nearly the same scores."""
     store = fill(range(120))

@@ -56,7 +56,9 @@ def test_report_and_files(fill: Callable[..., EmbeddingStore]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["exact", "flat", "ivf"])
-@pytest.mark.parametrize("layer", [0, "layer 1", "mean"])
+@pytest.mark.parametrize(
+    "layer", [pytest.param(0, marks=pytest.mark.slow), "layer 1", pytest.param("mean", marks=pytest.mark.slow)]
+)
 def test_every_kind_on_every_layer(fill: Callable[..., EmbeddingStore], kind: str, layer: int | str) -> None:
     """Each kind can be kept for a layer by number, by name and for the mean; recall is measured."""
     store = fill(range(300))
@@ -69,6 +71,7 @@ def test_every_kind_on_every_layer(fill: Callable[..., EmbeddingStore], kind: st
     assert LayerSearch(store, 0 if layer != 0 else 1)._index is None
 
 
+@pytest.mark.slow
 def test_measured_recall_is_honest(fill: Callable[..., EmbeddingStore], monkeypatch: pytest.MonkeyPatch) -> None:
     """An index that was spoilt on purpose reports the recall that it really has."""
     from embedstore.index import faisskinds
@@ -204,7 +207,10 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("how", DAMAGE)
+QUICK = {"one bit flipped", "truncated", "a pipe", "meta not JSON", "a kind that parses files", "a stray file"}
+
+
+@pytest.mark.parametrize("how", [how if how in QUICK else pytest.param(how, marks=pytest.mark.slow) for how in DAMAGE])
 def test_damage_is_noted_and_the_answer_stays(fill: Callable[..., EmbeddingStore], how: str) -> None:
     """Whatever was done to the files: one line says it, and every track is compared instead."""
     store = fill(range(100))
@@ -257,6 +263,7 @@ def test_indices_of_other_stores(fill: Callable[..., EmbeddingStore]) -> None:
     assert [row["covers"] for row in index_coverage(store)] == [0]
 
 
+@pytest.mark.slow
 def test_small_and_empty_stores(fill: Callable[..., EmbeddingStore]) -> None:
     """Nothing to index is an error; one track is an index with nothing to miss; 11 tracks have ten neighbours each."""
     with pytest.raises(ParameterError, match="holds no tracks; build first"):
@@ -300,6 +307,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_any_meta_gives_the_right_answer(fill: Callable[..., EmbeddingStore]) -> None:
     """Whatever one or two fields of the meta, or all its bytes, say: the answer is that of the exact kind."""
     store = fill(range(30))
