@@ -21,7 +21,7 @@ import numpy as np
 
 from embedstore.errors import IndexFormatError, ParameterError, UnknownNameError
 from embedstore.index.base import MARGIN, Goal, Ranked
-from embedstore.index.rows import BLOCK, Positions, Rows, write_rows
+from embedstore.index.rows import BLOCK, LET_GO, Positions, Rows, write_rows
 from embedstore.index.tune import AT_ONCE, KNOBS, most_cells, tuned
 from embedstore.registry import require, unknown_name
 from embedstore.types import Floats
@@ -334,6 +334,7 @@ def train(index: Any, rows: Rows, seed: int) -> None:
         count = max(count, _PER_CELL * cells.nlist)
         cells.cp.seed, cells.cp.min_points_per_centroid = 1 + seed % 2**30, 1
     some = rows.unit(rows.sample(count, seed))
+    rows.let_go()  # around each row that is read, the system maps its neighbours
     index.train(some if len(some) else np.zeros((1, rows.dim), np.float32))
 
 
@@ -387,6 +388,8 @@ def _fill_on_disk(index: Any, rows: Rows, folder: Path, memory: int) -> None:
 def _blocks(rows: Rows, start: int, stop: int) -> Iterator[Floats]:
     for at in range(start, stop, BLOCK):
         yield rows.unit(np.arange(at, min(at + BLOCK, stop)))
+        if at // BLOCK % LET_GO == LET_GO - 1:
+            rows.let_go()
 
 
 def _bytes(rows: Rows, width: int) -> int:

@@ -22,13 +22,13 @@ from embedstore.errors import IndexFormatError, ParameterError
 from embedstore.store.disk import plain_file
 from embedstore.types import Floats, Keys, LayerMatrix
 
-__all__ = ["BLOCK", "Positions", "Rows", "unit", "write_rows"]
+__all__ = ["BLOCK", "LET_GO", "Positions", "Rows", "unit", "write_rows"]
 
 BLOCK = 4096  # rows that are read at once
 Positions = NDArray[np.int64]
 _MAGIC, _HEAD = b"embedstore rows 1\n", 64
 _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<f2"), 4: np.dtype("<f4")}
-_LET_GO = 32  # blocks read, after which mapped pages are given back
+LET_GO = 32  # blocks read, after which mapped pages are given back
 _LONGEST, _LARGEST = 2**20, 2**50  # values in a row, bytes of a file
 
 
@@ -134,11 +134,16 @@ class Rows:
             yield start, block if (lengths == 1).all() else block / lengths[:, None]
 
     def _raw(self, size: int) -> Iterator[tuple[int, Floats]]:
-        mapped: Any = getattr(self.values, "_mmap", None)
         for number, start in enumerate(range(0, len(self), size), 1):
             yield start, _wide(self.values[start : start + size])
-            if mapped is not None and number % _LET_GO == 0 and hasattr(mmap, "MADV_DONTNEED"):
-                mapped.madvise(mmap.MADV_DONTNEED)  # what was read would count as this process's memory
+            if number % LET_GO == 0:
+                self.let_go()
+
+    def let_go(self) -> None:
+        """Give back the mapped pages that were read, which count as memory of this process; they are read again when needed."""
+        mapped: Any = getattr(self.values, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def sample(self, count: int, seed: int = 0) -> Positions:
         """Choose up to `count` positions by chance, in order; the same for the same seed."""
