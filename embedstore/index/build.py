@@ -36,9 +36,8 @@ from embedstore.types import Floats, Keys, Mix
 __all__ = ["build_index", "index_coverage", "update_index"]
 
 _MEASURED_ON, _TIMED = 1000, 50
-_CHANGED = (
-    0.2  # share of rows that are gone (or, of a transform, not those it was learned from) above which all is built anew
-)
+# share of rows that are gone (or, of a transform, not those it was learned from) above which all is built anew
+_CHANGED = 0.2
 _PASSED: dict[str, tuple[IndexReport, list[tuple[int, int]]]] = {}  # by folder
 
 

@@ -29,9 +29,8 @@ _STALE = 0.1  # share of tracks that may have come or gone before what a transfo
 class LayerSearch:
     """Finds the nearest stored tracks in one layer.
 
-    The saved index that covers most tracks answers for the tracks whose rows lie in the shards it was built from; all other
-    tracks are compared one by one, and what the store no longer holds is left out. So an index may be old, but an answer
-    is not. Without a usable index every track is compared. What is searched is the store as it was when this was made.
+    The saved index that holds most tracks answers for those that the store still has; all other tracks are compared one by
+    one, and what the store no longer holds is left out. So an index may be old, but an answer is not. Without a usable index every track is compared. What is searched is the store as it was when this was made.
 
     Parameters
     ----------

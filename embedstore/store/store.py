@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -388,12 +388,6 @@ class EmbeddingStore:
         shards, starts = np.unique(rows.shards, return_index=True)
         parts = np.split(rows.keys, starts[1:]) if len(shards) else []
         return {rows.table[int(shard)].name: keys for shard, keys in zip(shards, parts, strict=True)}
-
-    def keys_in(self, origins: Collection[str]) -> Keys:
-        """Give the keys of the tracks that lie in shards with these `ShardInfo.origins`: how an index says what it covers."""
-        rows, known = self._rows(), set(origins)
-        covered = [place for place, shard in rows.table.items() if known.issuperset(shard.origins)]
-        return rows.keys[np.isin(rows.shards, covered)]
 
     def layer(self, which: int | str | Mix | None = None) -> LayerMatrix:
         """Read one layer of all tracks.
