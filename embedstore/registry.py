@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
@@ -32,12 +34,18 @@ def known(room: str, builtin: Mapping[str, str]) -> dict[str, str]:
         Two distributions registered the same name.
     """
     table = dict(builtin)
-    for point in entry_points(group=f"embedstore.{room}"):
+    for point in _plugins(room, tuple(sys.path)):
         if table.setdefault(point.name, point.value) != point.value:
             raise ParameterError(
                 f"two plug-ins call themselves {point.name!r} in embedstore.{room}: {table[point.name]} and {point.value}; uninstall one"
             )
     return table
+
+
+@cache  # it reads a file of each installed distribution
+def _plugins(room: str, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """List what the distributions on this search path register for a room."""
+    return tuple(entry_points(group=f"embedstore.{room}"))
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str]) -> UnknownNameError:

@@ -32,7 +32,10 @@ def store(tmp_path, write_audio):
 
 
 def test_baselines_lie_in_the_store_and_are_found(store, tmp_path):
-    """MFCC and random weights of the same network, all tracks, without labels of their own; the store stays sound."""
+    """MFCC and random weights of the same network, all tracks, without labels of their own; the store stays sound.
+
+    The probe goes on without one that is damaged.
+    """
     assert open_baselines(store) == ({}, ())
     told = []
     reports = build_baselines(store, device="cpu", progress=told.append)
@@ -50,11 +53,6 @@ def test_baselines_lie_in_the_store_and_are_found(store, tmp_path):
     assert EmbeddingStore.open(tmp_path / "store").verify().ok
     report = probes.evaluate(store, "knn", seeds=1, jobs=1, resamples=50, folds=3)
     assert list(report.baselines) == ["majority", "shuffled_labels", "mfcc", "random_weights"]
-
-
-def test_a_damaged_baseline_is_no_baseline(store):
-    """The probe goes on without it."""
-    build_baselines(store, device="cpu")
     (store.path / "baselines" / "mfcc" / "store.json").write_text("{")
     found, notes = open_baselines(store)
     assert list(found) == ["random_weights"]

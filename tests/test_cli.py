@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,40 +27,69 @@ def toy_on_path(monkeypatch, tmp_path):
     monkeypatch.delenv("EMBEDSTORE_STORE", raising=False)
 
 
+def run(*arguments, code=0):
+    """Run one command; a crash with a traceback fails the test."""
+    result = CliRunner().invoke(cli.main, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    if code:
+        assert len(result.stderr.strip().splitlines()) <= 6, result.stderr
+    return json.loads(result.stdout) if "--json" in arguments and not code else result
+
+
 @pytest.fixture
 def embedstore():
-    """Run one command; a crash with a traceback fails the test."""
-
-    def run(*arguments, code=0):
-        result = CliRunner().invoke(cli.main, [str(a) for a in arguments])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.output
-        if code:
-            assert len(result.stderr.strip().splitlines()) <= 6, result.stderr
-        return json.loads(result.stdout) if "--json" in arguments and not code else result
-
+    """Name what runs one command."""
     return run
 
 
-@pytest.fixture
-def music(write_audio):
-    """Three genres, three artists each, two tracks an artist; genre is pitch, artist is a little detuning."""
+@pytest.fixture(scope="module")
+def evening(tmp_path_factory):
+    """Make a folder with `music`, and the store of it: three genres, three artists each, two tracks an artist.
+
+    Genre is pitch, artist is a little detuning. Nobody changes what is there.
+    """
+    folder = tmp_path_factory.mktemp("evening")
     rng = np.random.default_rng(0)
     for genre, pitch in (("blues", 200), ("jazz", 900), ("rock", 2500)):
         for artist in range(3):
+            there = folder / "music" / genre / f"{genre}-{artist}"
+            there.mkdir(parents=True)
             for song in range(2):
                 time = np.arange(16000) / 8000
                 sound = np.sin(2 * np.pi * (pitch + 20 * artist + 5 * song) * time) * 0.4 + rng.normal(0, 0.05, 16000)
-                write_audio(
-                    f"music/{genre}/{genre}-{artist}/{song}.flac", sample_rate=8000, samples=sound.astype(np.float32)
-                )
+                soundfile.write(there / f"{song}.flac", sound.astype(np.float32), 8000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PLUGINS)
+        patch.chdir(folder)
+        run("build", "music", "--encoder", "toy_encoder:Toy", "--json")
+    return folder
+
+
+@pytest.fixture
+def at_evening(evening, monkeypatch):
+    """Run in that folder: for commands that change nothing."""
+    monkeypatch.chdir(evening)
+
+
+@pytest.fixture
+def music(evening, tmp_path):
+    """Copy the music."""
+    shutil.copytree(evening / "music", tmp_path / "music")
     return "music"
 
 
 @pytest.fixture
-def store(embedstore, music):
-    """Build a store."""
+def store(evening, tmp_path):
+    """Copy the store; its music stays where it was."""
+    shutil.copytree(evening / "embeddings", tmp_path / "embeddings")
+    return "embeddings"
+
+
+@pytest.fixture
+def own_store(embedstore, music):
+    """Build a store of the music in this folder, which may be changed."""
     embedstore("build", music, "--encoder", "toy_encoder:Toy", "--json")
     return "embeddings"
 
@@ -119,9 +149,9 @@ def test_windows_that_make_no_sense_are_one_line(embedstore, music, options, cod
     assert words in result.stderr
 
 
-def test_windows_cannot_be_kept_later(embedstore, store, music):
+def test_windows_cannot_be_kept_later(embedstore, at_evening):
     """A store without them says so, and how to have them."""
-    result = embedstore("build", music, "--keep-windows", code=1)
+    result = embedstore("build", "music", "--keep-windows", code=1)
     assert "made without windows, and holds none of its 18 tracks; keep them in a new one" in result.stderr
     info = embedstore("info", "--json")
     assert info["windows"] is None
@@ -141,7 +171,7 @@ def test_build_says_where_the_time_went(embedstore, music):
     assert failed.stderr.startswith("embedstore: the profile no/where.json cannot be written")
 
 
-def test_search_finds_the_genre_by_track_file_and_name(embedstore, store, write_audio):
+def test_search_finds_the_genre_by_track_file_and_name(embedstore, at_evening, write_audio):
     """Pitch is genre here, so the nearest tracks must share it; all three kinds of query agree on the shape."""
     path = "music/jazz/jazz-1/0.flac"
     by_track = embedstore("search", path, "-k", 3, "--layer", "1", "--json")
@@ -151,8 +181,8 @@ def test_search_finds_the_genre_by_track_file_and_name(embedstore, store, write_
     by_id = embedstore("search", by_track["results"][0]["track"], "-k", 3, "--layer", "1", "--json")
     assert {hit["genre"] for hit in by_id["results"]} == {"jazz"}
     time = np.arange(16000) / 8000
-    write_audio("new.wav", sample_rate=8000, samples=(0.4 * np.sin(2 * np.pi * 2510 * time)).astype(np.float32))
-    by_file = embedstore("search", "new.wav", "-k", 3, "--layer", "1", "--json")
+    new = write_audio("new.wav", sample_rate=8000, samples=(0.4 * np.sin(2 * np.pi * 2510 * time)).astype(np.float32))
+    by_file = embedstore("search", new, "-k", 3, "--layer", "1", "--json")
     assert {hit["genre"] for hit in by_file["results"]} == {"rock"}
     by_genre = embedstore("search", "--genre", "blues", "-k", 6, "--layer", "1", "--json")
     assert {hit["genre"] for hit in by_genre["results"]} == {"blues"}
@@ -247,7 +277,7 @@ def test_audit_compares_groupings(embedstore, store):
         (["index", "--kind", "flot"], ["flot", "flat"]),
     ],
 )
-def test_faults_are_one_line_and_exit_1(embedstore, store, arguments, words):
+def test_faults_are_one_line_and_exit_1(embedstore, at_evening, arguments, words):
     """Each says what was asked and what there is; nothing goes to stdout."""
     Path("file").write_text("x")
     result = embedstore(*arguments, code=1)
@@ -267,7 +297,7 @@ def test_faults_are_one_line_and_exit_1(embedstore, store, arguments, words):
         ["nothing"],
     ],
 )
-def test_usage_errors_exit_2(embedstore, store, arguments):
+def test_usage_errors_exit_2(embedstore, at_evening, arguments):
     """Wrong options are click's business."""
     embedstore(*arguments, code=2)
 
@@ -342,9 +372,9 @@ def test_progress_off_a_terminal_is_quiet(music):
     assert result.stderr == ""
 
 
-def test_answers_from_a_part_of_the_store_say_so(embedstore, store):
+def test_answers_from_a_part_of_the_store_say_so(embedstore, own_store):
     """A damaged shard is named by search, index and probe, on stderr and in the JSON; the exit code of verify is 1."""
-    (shard,) = Path(store, "shards").iterdir()
+    (shard,) = Path(own_store, "shards").iterdir()
     time = np.arange(16000) / 8000
     soundfile.write("music/rock/new.wav", (0.4 * np.sin(2 * np.pi * 2700 * time)).astype(np.float32), 8000)
     embedstore("build", "music", "--encoder", "toy_encoder:Toy")
@@ -359,7 +389,7 @@ def test_answers_from_a_part_of_the_store_say_so(embedstore, store):
     assert embedstore("info", "--json")["tracks"] == 19
 
 
-def test_output_that_cannot_be_written_is_one_line(store):
+def test_output_that_cannot_be_written_is_one_line(at_evening):
     """A full disk behind a redirection is no traceback."""
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
@@ -415,7 +445,7 @@ def test_an_ignored_hang_up_stays_ignored(embedstore, music, monkeypatch):
             signal.signal(name, handler)
 
 
-def test_rm_compact_merge(embedstore, store, music):
+def test_rm_compact_merge(embedstore, own_store, music):
     """Tracks go, space is freed, the rest of another store comes in, and what was removed comes back with a build."""
     gone = embedstore("rm", f"{music}/rock", "blues/blues-0/0.flac", "--yes", "--json")
     assert (gone["tracks"], gone["files"], gone["total"]) == (7, 7, 11)
@@ -434,9 +464,9 @@ def test_rm_compact_merge(embedstore, store, music):
     assert "no stored track is called 'no such track'" in refused.stderr
 
 
-def test_verify_repairs(embedstore, store, music):
+def test_verify_repairs(embedstore, own_store, music):
     """A flipped bit is named; repair moves the shard away, and a build fills the hole."""
-    (shard,) = Path(store, "shards").iterdir()
+    (shard,) = Path(own_store, "shards").iterdir()
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)

@@ -37,7 +37,7 @@ def music(tmp_path, write_audio):
 
 def store_of(music, store, *, keep_windows=False, **options):
     """Build with the toy encoder."""
-    report = build(music, store, encoder=EncoderOptions(name=TOY, **options), keep_windows=keep_windows, jobs=2)
+    report = build(music, store, encoder=EncoderOptions(name=TOY, **options), keep_windows=keep_windows, jobs=1)
     assert report.failed == 0
     return EmbeddingStore.open(store)
 
@@ -82,7 +82,7 @@ def test_later_builds_go_on_keeping(music, tmp_path, write_audio):
     assert store.recipe["preprocessing"] == "zero mean, unit variance per file"
     for number, keep in ((1, False), (2, True)):
         write_audio(f"music/rock/new{number}.wav", 3.0, 8000, frequency=100.0 * number)
-        assert build(music, tmp_path / "store", keep_windows=keep).added == 1
+        assert build(music, tmp_path / "store", keep_windows=keep, jobs=1).added == 1
         assert len(store.windows(0, store.keys()[-1:])) == 5
     report, embeddings = hear_file(encoder_of(store), tmp_path / "music/rock/new1.wav")
     np.testing.assert_allclose(store.vectors([report.key], 1)[0], embeddings.vectors[1], rtol=1e-3)

@@ -96,6 +96,7 @@ def test_an_svm_by_its_path_scores_by_its_decision_function() -> None:
         assert (predictions(of_setting) == svm.predict(problem.x_eval)).all()
 
 
+@pytest.mark.slow
 def test_importing_probes_is_light() -> None:
     """`import probes` loads neither scikit-learn nor torch; the lazily loaded names do (so the test can fail)."""
     code = "import sys, probes; print([m in sys.modules for m in ('sklearn', 'torch')]); {}; print('sklearn' in sys.modules)"

@@ -152,8 +152,14 @@ def test_every_recorded_step_as_a_crash(tmp_path, monkeypatch):
     assert [step[0] for step in steps].count("rename") == 6
     assert [step[0] for step in steps].count("unlink") == 3
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # what follows need not last
+    seen = set()
     for cut in range(len(steps) + 1):
+        finished = max((n for at, n in sizes if at <= cut), default=0)
         for power in ("on", "old", "new"):
+            disk_holds = after_crash(steps[:cut], power)
+            if (case := (cut % 2, finished, cut < failed, *sorted(disk_holds.items()))) in seen:
+                continue  # the disk holds what it held in an earlier case
+            seen.add(case)
             there = tmp_path / f"{cut}-{power}"
             for name in ("shards", "deltas"):
                 (there / name).mkdir(parents=True)
@@ -161,10 +167,9 @@ def test_every_recorded_step_as_a_crash(tmp_path, monkeypatch):
             if cut % 2:  # a catalogue that knows more than survived
                 for name in ("catalog.sqlite", "catalog.seal"):
                     shutil.copy(live / name, there)
-            for name, data in after_crash(steps[:cut], power).items():
+            for name, data in disk_holds.items():
                 (there / Path(name).relative_to(live)).write_bytes(data)
             crashed = EmbeddingStore.open(there)
-            finished = max((n for at, n in sizes if at <= cut), default=0)
             assert finished <= len(crashed) <= finished + 4
             m.check(crashed, range(len(crashed)))
             assert [p for p in crashed.problems if "is gone" not in p] == []
