@@ -54,6 +54,8 @@ tour:
 	$(EMBEDSTORE) search $(TRACK) -k 5 --store $(STORE)
 	$(if $(filter none,$(GENRE)),,$(EMBEDSTORE) search --genre $(GENRE) -k 5 --store $(STORE))
 	$(EMBEDSTORE) probe --probe logistic --store $(STORE) --report $(REPORT)$(if $(MUSIC), || echo 'not probed: the line above says why')
+	@echo
+	@echo 'explore it in a browser: $(EMBEDSTORE) serve --store $(STORE)'
 
 test: $(INSTALLED)  ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4

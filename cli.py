@@ -713,6 +713,37 @@ def genre_map(store: str, as_json: bool, near: str | None, out: str | None, over
     _show(seen.to_dict() | {"file": file}, as_json, display.show_genre_map)
 
 
+@main.command("map")
+@STORE
+@click.option(
+    "--method",
+    type=click.Choice(["umap", "pca"]),
+    default="umap",
+    show_default=True,
+    help="umap keeps near tracks near; pca is quick and coarse.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option(
+    "--neighbors",
+    type=click.IntRange(2, 200),
+    default=15,
+    show_default=True,
+    help="Of each track, that UMAP tries to keep beside it: fewer show small groups, more the whole.",
+)
+@JSON
+def make_map(store: str, as_json: bool, **options: Any) -> None:
+    """Place all tracks in a plane, layer by layer, so that those that sound alike lie together: the map that `serve` shows.
+
+    It is kept in the store. Tracks that come later are placed beside those they are most like.
+    """
+    from embedstore import maps, terminal
+
+    _end_politely()
+    with terminal.progress_bar("mapping", quiet=as_json) as tell:
+        made = maps.make_map(_open(store), progress=tell, **options)
+    _show(made.to_dict(), as_json, display.show_map)
+
+
 @main.command()
 @click.argument("target", metavar="FILE.parquet|FILE.csv")
 @STORE
@@ -757,16 +788,19 @@ def knn_graph(target: str, store: str, as_json: bool, **options: Any) -> None:
 @TRUST
 @JSON
 def serve(store: str, as_json: bool, **options: Any) -> None:
-    """Answer searches over HTTP in JSON until interrupted; /openapi.json describes how to ask.
+    """Open a page to explore the store by ear, and answer programs in JSON, until interrupted; the store may grow meanwhile.
 
-    The store is only read, and may grow meanwhile. Where others can reach the service, each request needs the token.
+    Tracks, labels and vectors are only read; maps and results lie beside them. /openapi.json describes how programs ask. Where
+    others can reach the service, each request needs the token.
     """
     from embedstore.web import serve as answer
+    from probes.web import extension
 
     _end_politely()
     opened = _open(store)
     options["layer"] = _layer(opened, options["layer"])
-    answer(opened, ready=lambda at: _show(at.to_dict(), as_json, display.show_address), **options)
+    ready = lambda at: _show(at.to_dict(), as_json, display.show_address)  # noqa: E731
+    answer(opened, ready=ready, extensions=[extension], **options)
 
 
 @main.command()
@@ -834,7 +868,7 @@ def audit(store: str, as_json: bool, folder: str | None, **options: Any) -> None
     opened, fresh = _open(store), options.pop("fresh")
     with terminal.progress_bar("auditing", quiet=as_json) as tell:
         cells = None if fresh else opened.path / "cells"
-        report = probes.audit_leaks(opened, cells=cells, progress=lambda d, t: tell(d, t, ""), **options)
+        report = probes.audit_leaks(opened, cells=cells, keep=True, progress=lambda d, t: tell(d, t, ""), **options)
     files = probes.write_report(report, folder) if folder else []
     _show(report.to_dict(), as_json, lambda _: probes.print_report(report, files))
 
@@ -1121,11 +1155,14 @@ def _probe(
             source,
             cells=None if fresh else home.path / "cells",
             command=ctx.meta["command"],
+            keep=True,
             progress=lambda done, total: tell(done, total, ""),
             **given,
         )
         leaks = (
-            probes.audit_alike(source, found, cells=None if fresh else home.path / "cells", **given) if audit else None
+            probes.audit_alike(source, found, cells=None if fresh else home.path / "cells", keep=True, **given)
+            if audit
+            else None
         )
         hits = probes.evaluate_search(home, genres=given.get("genres")) if search else None
     files = probes.write_report(found, folder, audit=leaks, search=hits) if folder else []

@@ -23,6 +23,7 @@ __all__ = [
     "show_index",
     "show_info",
     "show_labels",
+    "show_map",
     "show_merge",
     "show_nearest_genres",
     "show_plan",
@@ -344,6 +345,17 @@ def _short(name: str) -> str:
     return name if len(name) <= 24 else name[:23] + "…"
 
 
+def show_map(report: dict[str, Any]) -> None:
+    """Say what a map holds."""
+    for note in report["notes"]:
+        say("note: " + note, err=True)
+    how = f"UMAP, {report['neighbors']} neighbours" if report["method"] == "umap" else "PCA"
+    say(
+        f"{report['tracks']} tracks in {len(report['layers'])} layers by {how}, seed {report['seed']}, made in {hms(report['seconds'])}; "
+        "see it with: embedstore serve"
+    )
+
+
 def show_graph(report: dict[str, Any]) -> None:
     """Say what a graph of neighbours holds."""
     for note in report["notes"]:
@@ -356,11 +368,10 @@ def show_graph(report: dict[str, Any]) -> None:
 
 def show_address(where: dict[str, Any]) -> None:
     """Say where a store is served."""
-    say(
-        f"{where['tracks']} tracks of {below_here(where['store'])} at {where['url']}; {where['url']}/openapi.json describes how to ask"
-    )
+    say(f"{where['tracks']} tracks of {below_here(where['store'])}: open {where['page']} in a browser")
+    say(f"{where['url']}/openapi.json describes how programs ask")
     if where["token"]:
-        say(f"each request needs this header: Authorization: Bearer {where['token']}")
+        say(f"each request of theirs needs this header: Authorization: Bearer {where['token']}")
     say("Ctrl-C ends it")
 
 

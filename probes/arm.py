@@ -20,14 +20,14 @@ from probes.cells import Cells
 from probes.layers import Feature, Source
 from probes.plan import Plan, make_plan, restrict
 from probes.protocol import Protocol
-from probes.results import Comparison, CurvePoint, LayerResult, ProbeReport, Score
+from probes.results import Comparison, CurvePoint, LayerResult, PerTrack, ProbeReport, Score
 from probes.significance import indistinct
 from probes.splits import groups_per_class
 from probes.sweep import Outcome, cross_validate
 from probes.table import Table, tabulate
 from probes.task import Task
 
-__all__ = ["Arm", "Finished", "Work", "compare_arms"]
+__all__ = ["Arm", "Finished", "Work", "compare_arms", "track_by_track"]
 
 Progress = Callable[[int, int], object]
 
@@ -196,6 +196,7 @@ class Finished:
             quality=self._quality(),
             notes=(*task.notes, *arm.plan.notes, *self._screened(shown), *self._few_groups(), *self._warned()),
             versions={"embedstore": __version__} | {name: version(name) for name in ("numpy", "scikit-learn", "torch")},
+            tested=track_by_track(task, arm.plan, self.nested),
         )
 
     def save(self, name: str | Path, report: ProbeReport, work: Work) -> Path:
@@ -226,6 +227,7 @@ class Finished:
         seen = np.asarray(inner)[~np.isnan(inner)]
         return {
             "per_class": dict(zip(self.arm.task.genres, table.per_class(row).tolist(), strict=True)),
+            "per_class_intervals": dict(zip(self.arm.task.genres, table.class_intervals(row), strict=True)),
             "inner": float(seen.mean()) if seen.size else None,
             "settings": _counted(_in_words(plan.settings[s]) for s in chosen.ravel()),
             **table.score(row),
@@ -329,6 +331,18 @@ def compare_arms(finished: Sequence[Finished]) -> tuple[Comparison, ...]:
     ]
     names = [" ".join(filter(None, part)) for part in parts]
     return table.compare(list(combinations(range(len(finished)), 2)), names)
+
+
+def track_by_track(task: Task, plan: Plan, said: Any) -> PerTrack:
+    """List what was said of each track that was tested; `said` has shape (n_seeds, n), of tags (n_seeds, n, n_tags)."""
+    rows = np.flatnonzero((plan.folds >= 0).any(0))
+    named = np.where(plan.folds >= 0, said.argmax(-1) if task.multilabel else said, -1)[:, rows]
+    genres = [np.flatnonzero(tags) for tags in task.y[rows]] if task.multilabel else task.y[rows, None]
+    return PerTrack(
+        keys=tuple(task.keys[rows].tolist()),
+        genres=tuple(tuple(codes.tolist()) for codes in genres),
+        predicted=tuple(map(tuple, named.tolist())),
+    )
 
 
 def _in_words(setting: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ An interval tells of other tracks, not of folds that fall otherwise: of simulate
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,19 @@ from typing import Any
 import numpy as np
 
 from embedstore.errors import ParameterError
-from embedstore.types import TrackLabels
-from probes.arm import Work
+from embedstore.types import TrackLabels, track_id
+from probes.arm import Work, track_by_track
 from probes.base import Ints, load_probe
 from probes.cells import Cells
+from probes.duplicates import Pairs
 from probes.layers import Feature, Source, load_features, name_tracks, open_source
 from probes.plan import Plan, make_plan
 from probes.presets import PRESETS
 from probes.protocol import Protocol
-from probes.results import Interval, ProbeReport, Score, Study, plain
+from probes.results import Interval, PerTrack, ProbeReport, Score, Study, plain
 from probes.splits import LEVELS, group_tracks, join_groups
 from probes.statistics import Samples
+from probes.studies import keep as keep_report
 from probes.table import tabulate
 from probes.task import make_task, pairs_within
 
@@ -90,11 +92,17 @@ class Offenders:
     examples : tuple of tuples of str
         Some pairs by path, or by artist and title: one per group of tracks, the largest groups first; near-duplicates with
         the most alike first.
+    tracks : tuple of tuples of str
+        The ids of these.
+    similarity : tuple of float, or None
+        How alike the near-duplicates among them are: cosine of the whitened vectors (`probes.duplicates`).
     """
 
     kind: str
     pairs: float
     examples: tuple[tuple[str, str], ...]
+    tracks: tuple[tuple[str, str], ...] = ()
+    similarity: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +124,8 @@ class AuditReport:
     verdict : str
         What follows, in words.
     notes : tuple of str
+    tested : PerTrack or None
+        Track by track, under the strictest grouping; no part of `to_dict`.
     """
 
     probe: str
@@ -127,6 +137,7 @@ class AuditReport:
     offenders: tuple[Offenders, ...]
     verdict: str
     notes: tuple[str, ...]
+    tested: PerTrack | None = field(default=None, compare=False, metadata={"untold": True})
 
     @property
     def measure(self) -> str:
@@ -155,6 +166,7 @@ def audit_leaks(
     jobs: int | None = None,
     cells: str | Path | None = None,
     resamples: int = 10_000,
+    keep: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> AuditReport:
     """Compare a probe's score under no grouping, and with tracks, albums, artists, near-duplicates kept together.
@@ -165,6 +177,8 @@ def audit_leaks(
         As of `probes.evaluation.evaluate`.
     seconds : mapping of key to float, optional
         Durations, in place of the store's; needed with matrices, for near-duplicates are of one length.
+    keep : bool
+        Also keep the report in the store, see `probes.studies`.
 
     Raises
     ------
@@ -186,10 +200,11 @@ def audit_leaks(
     """
     protocol = Protocol(genres=genres, folds=folds, seeds=seeds, multilabel=multilabel, resamples=resamples)
     opened, model = open_source(source, labels), load_probe(probe)
-    pairs = _near_duplicates(opened, seconds)
-    task = make_task(opened.keys, opened.labels, genres, "artist", multilabel=multilabel, pairs=pairs)
+    copies = _near_duplicates(opened, seconds)
+    task = make_task(opened.keys, opened.labels, genres, "artist", multilabel=multilabel, pairs=copies.rows)
     features = load_features(opened, "all" if layer is None else layer, task.keys)
-    pairs = pairs_within(np.flatnonzero(np.isin(opened.keys, task.keys)), pairs, len(opened.keys))
+    pairs = pairs_within(np.flatnonzero(np.isin(opened.keys, task.keys)), copies.rows, len(opened.keys))
+    similar = dict(zip(map(tuple, opened.keys[copies.rows].tolist()), copies.similarity.tolist(), strict=True))
     known = [opened.labels.get(int(key), TrackLabels()) for key in task.keys]
     kept = {level: group_tracks(known, level) for level in LEVELS} | {"near-duplicate": task.groups}
     alike = {**kept, "near-duplicate": join_groups(kept["none"], pairs)}
@@ -225,7 +240,7 @@ def audit_leaks(
     examples["near-duplicate"] = [(a, b) for a, b in pairs.tolist() if ungrouped[0, a] != ungrouped[0, b]][:_LISTED]
     shown = sorted({row for found in examples.values() for pair in found for row in pair})
     names = dict(zip(shown, name_tracks(source, opened.labels, task.keys[shown]).values(), strict=True))
-    return AuditReport(
+    report = AuditReport(
         probe=probe if isinstance(probe, str) else type(model).__name__,
         source=opened.about,
         genres=task.genres,
@@ -244,12 +259,19 @@ def audit_leaks(
                 kind=kind,
                 pairs=_pairs_divided(alike[kind], ungrouped),
                 examples=tuple((names[a], names[b]) for a, b in found),
+                tracks=tuple((track_id(int(task.keys[a])), track_id(int(task.keys[b]))) for a, b in found),
+                similarity=tuple(similar[tuple(task.keys[[a, b]].tolist())] for a, b in found)
+                if kind == "near-duplicate"
+                else None,
             )
             for kind, found in examples.items()
         ),
         verdict=_verdict(rows),
         notes=(*task.notes, *fewer, *strictest.notes),
+        tested=track_by_track(task, strictest, said_under["near-duplicate"]),
     )
+    more = {"genres": genres, "layer": layer, "folds": asked, "seeds": seeds, "multilabel": multilabel}
+    return keep_report(source, report, **more) if keep else report
 
 
 def audit_alike(source: Any, found: ProbeReport | Study, **options: Any) -> AuditReport:
@@ -265,7 +287,7 @@ def audit_alike(source: Any, found: ProbeReport | Study, **options: Any) -> Audi
     report = found.reports[0] if isinstance(found, Study) else found
     name = options.get("preset")
     probe = PRESETS[name].make() if name else report.probe
-    names = ("genres", "layer", "folds", "seeds", "multilabel", "jobs", "cells")
+    names = ("genres", "layer", "folds", "seeds", "multilabel", "jobs", "cells", "keep")
     kept = {key: options[key] for key in names if key in options}
     return audit_leaks(source, probe, **({"layer": "concat"} if name == "seed" else {}) | kept)
 
@@ -278,7 +300,7 @@ def _gap(under: Samples, strictest: Samples) -> Interval:
     return Interval.of(first - second, moved, widen=strictest.widen, least=-1.0)
 
 
-def _near_duplicates(source: Source, seconds: Mapping[int, float] | None) -> Ints:
+def _near_duplicates(source: Source, seconds: Mapping[int, float] | None) -> Pairs:
     if seconds is not None:
         if lacking := sum(int(key) not in seconds for key in source.keys):
             raise ParameterError(f"the durations of {lacking} of {len(source.keys)} tracks are missing")

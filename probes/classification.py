@@ -20,7 +20,7 @@ from embedstore.store import EmbeddingStore
 from embedstore.types import AudioFile, Floats, LayerEmbeddings
 from probes.saved import Prediction, SavedProbe, load_saved
 
-__all__ = ["Answer", "Classification", "classify"]
+__all__ = ["Answer", "Classification", "as_stored", "classify", "worth"]
 
 _BLOCK = 1024  # stored tracks at once
 
@@ -159,10 +159,20 @@ def classify(
 
 def _worth(probe: SavedProbe, answers: Sequence[Answer]) -> list[str]:
     """Say how far a probe's answers, if there are any, can be believed."""
-    from probes.report.parts import title_of
-
     if all(answer.error for answer in answers):
         return []
+    notes = worth(probe)
+    if known := sum(answer.trained_on for answer in answers):
+        notes.append(
+            f"{known} of these files were among its training tracks: that it knows them says nothing of others"
+        )
+    return notes
+
+
+def worth(probe: SavedProbe) -> list[str]:
+    """Say what a probe was trained on, and how well it did."""
+    from probes.report.parts import title_of
+
     trained = f"the probe was trained on {probe.tracks} tracks of {len(probe.genres)} genres"
     score = (
         f"{title_of(probe.measure)} {probe.score} on tracks held out" if probe.score else "no score was kept with it"
@@ -173,11 +183,16 @@ def _worth(probe: SavedProbe, answers: Sequence[Answer]) -> list[str]:
             f"{title_of(n)} {old:.3f} before, {new:.3f} after" for n, (old, new) in probe.worsened.items()
         )
         notes.append(f"calibration did not help on {probe.tracks} tracks: {worse}; take its probabilities as rough")
-    if known := sum(answer.trained_on for answer in answers):
-        notes.append(
-            f"{known} of these files were among its training tracks: that it knows them says nothing of others"
-        )
     return notes
+
+
+def as_stored(store: EmbeddingStore, heard: LayerEmbeddings) -> dict[int, Floats]:
+    """Round as the store does, by number of the layer, shape (1, dim): a sound gets one answer before and after it is stored."""
+    with np.errstate(over="ignore"):
+        return {
+            layer.number: vector[None].astype(np.float16).astype(np.float32)
+            for layer, vector in zip(store.card.layers, heard.vectors, strict=True)
+        }
 
 
 def _find(audio: Iterable[str | os.PathLike[str]]) -> tuple[list[AudioFile], tuple[str, ...]]:
@@ -230,7 +245,7 @@ class _Hearing:
     def _take(self, outcome: Outcome) -> None:
         path = outcome.file.full_path
         if outcome.embeddings is not None:
-            halves = self._as_stored(outcome.embeddings)
+            halves = as_stored(self.store, outcome.embeddings)
             if all(np.isfinite(values).all() for values in halves.values()):
                 self._say([path], [outcome.key], self.probe.predict(halves, self.threshold))
             else:
@@ -239,14 +254,6 @@ class _Hearing:
             self.keys[path] = outcome.key
         else:
             self.answers[path] = Answer(path, error=outcome.reason)
-
-    def _as_stored(self, heard: LayerEmbeddings) -> dict[int, Floats]:
-        """Round as the store does: a file gets the same answer before and after it is stored."""
-        with np.errstate(over="ignore"):
-            return {
-                layer.number: vector[None].astype(np.float16).astype(np.float32)
-                for layer, vector in zip(self.store.card.layers, heard.vectors, strict=True)
-            }
 
     def _recall(self) -> None:
         """Answer for what the store holds."""

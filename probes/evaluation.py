@@ -208,7 +208,7 @@ def _check_save(
 def _task(sources: Sequence[Source], keys: Ints, protocol: Protocol) -> Task:
     """Choose tracks; recordings that sound the same to any encoder belong together, where their length is known."""
     found = [source.near_duplicates(keys) for source in sources] if protocol.together != "none" else []
-    pairs = [some for some in found if some is not None]
+    pairs = [some.rows for some in found if some is not None]
     return make_task(
         keys,
         sources[0].labels,

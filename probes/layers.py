@@ -15,6 +15,7 @@ from embedstore.errors import ParameterError, UnknownNameError
 from embedstore.labels import data_set_of
 from embedstore.types import Layer, LayerMatrix, TrackLabels, track_id
 from probes.cells import digest
+from probes.duplicates import Pairs, near_duplicates
 
 __all__ = [
     "JOINT",
@@ -81,15 +82,13 @@ class Source:
     default: int = 0
     seconds: Callable[[], Mapping[int, float]] | None = None
 
-    def near_duplicates(self, keys: Ints) -> Ints | None:
-        """Find tracks that are one recording: pairs of places in `keys`, shape (m, 2); None without their lengths."""
+    def near_duplicates(self, keys: Ints) -> Pairs | None:
+        """Find tracks that are one recording, rows being places in `keys`; None without their lengths."""
         if self.seconds is None or not len(keys):
             return None
-        from probes.duplicates import near_duplicates
-
         known = self.seconds()
         vectors = rows_of(self, next(layer for layer in self.layers if layer.number == self.default), keys)
-        return near_duplicates(vectors, np.array([known[int(key)] for key in keys])).rows
+        return near_duplicates(vectors, np.array([known[int(key)] for key in keys]))
 
 
 def open_source(source: Any, labels: Mapping[int, TrackLabels] | None = None, *, labelled: bool = True) -> Source:

@@ -16,6 +16,7 @@ from embedstore.registry import unknown_name
 from embedstore.types import LayerMatrix
 from probes.evaluation import study
 from probes.results import ProbeReport, Study
+from probes.studies import keep as keep_report
 
 __all__ = ["PRESETS", "Preset", "run"]
 
@@ -84,7 +85,7 @@ PRESETS = {
 
 
 def run(
-    source: Any, probe: Any = None, *, preset: str | None = None, command: str = "", **options: Any
+    source: Any, probe: Any = None, *, preset: str | None = None, command: str = "", keep: bool = False, **options: Any
 ) -> ProbeReport | Study:
     """Run what the command line asks: one probe, several with commas, or a preset.
 
@@ -97,6 +98,8 @@ def run(
         In place of `probe`.
     command : str
         For the reports.
+    keep : bool
+        Also keep each report in the store, see `probes.studies`.
     **options
         Of `probes.evaluation.study`.
 
@@ -121,6 +124,8 @@ def run(
         asked = [name.strip() for name in probe.split(",") if name.strip()] if isinstance(probe, str) else [probe]
         found = study(sources, asked, **options)
     reports = tuple(replace(report, command=command) for report in found.reports)
+    if keep:
+        reports = tuple(keep_report(source, report, preset=preset, **options) for report in reports)
     return reports[0] if len(reports) == 1 else replace(found, reports=reports)
 
 

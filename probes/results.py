@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Comparison", "CurvePoint", "Interval", "LayerResult", "ProbeReport", "Score", "Study", "plain"]
+__all__ = ["Comparison", "CurvePoint", "Interval", "LayerResult", "PerTrack", "ProbeReport", "Score", "Study", "plain"]
 
 _PERCENTILES = (2.5, 97.5)
 
@@ -87,6 +87,8 @@ class LayerResult(Score):
         Of the nested choice: how often each layer was chosen.
     weights : dict
         Of a learned mix: mean and standard deviation of each layer's weight over folds and seeds.
+    per_class_intervals : dict of Interval
+        `per_class` with intervals, from the resamples of the scores. Rough where few groups stand behind a genre.
     """
 
     layer: int | str
@@ -96,6 +98,26 @@ class LayerResult(Score):
     settings: Mapping[str, int]
     layers: Mapping[str, int] | None = None
     weights: Mapping[str, tuple[float, float]] | None = None
+    per_class_intervals: Mapping[str, Interval] | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class PerTrack:
+    """What `ProbeReport.selected`, or the strictest grouping of an audit, said of each tested track.
+
+    Attributes
+    ----------
+    keys : tuple of int, shape (n,)
+        Track keys.
+    genres : tuple of tuple of int, shape (n, at least 1)
+        The track's genres, as numbers of those of the report.
+    predicted : tuple of tuple of int, shape (n_seeds, n)
+        The genre that was named, or the tag that scored highest; -1 where a seed did not test the track.
+    """
+
+    keys: tuple[int, ...]
+    genres: tuple[tuple[int, ...], ...]
+    predicted: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +217,8 @@ class ProbeReport:
     notes : tuple of str
         What a reader must know, in words.
     versions : dict
+    tested : PerTrack or None
+        Track by track; no part of `to_dict`.
     """
 
     probe: str
@@ -217,6 +241,7 @@ class ProbeReport:
     command: str = ""
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    tested: PerTrack | None = field(default=None, compare=False, metadata={"untold": True})
 
     @property
     def measure(self) -> str:
@@ -255,9 +280,9 @@ class Study:
 
 
 def plain(value: Any) -> Any:
-    """Turn dataclasses, tuples and mappings into what JSON has; leaves out optional fields that are not there."""
+    """Turn dataclasses, tuples and mappings into what JSON has; leaves out optional fields that are not there, or untold."""
     if is_dataclass(value):
-        named = {field.name: getattr(value, field.name) for field in fields(value)}
+        named = {field.name: getattr(value, field.name) for field in fields(value) if "untold" not in field.metadata}
         # the layer comes first and each measure stands by its name, for people who read the file
         first = {name: named.pop(name) for name in ("layer", "name") if name in named}
         named = first | dict(named.pop("measures", {})) | named

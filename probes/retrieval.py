@@ -463,7 +463,7 @@ def _task(opened: Source, genres: Any) -> tuple[Task, Ints]:
         why = f"there are more than {_COPIES:,} tracks" if n > _COPIES else "matrices do not tell how long tracks are"
         notes.append(f"copies of a recording under another artist were not looked for: {why}")
     elif len(pairs):
-        groups = join_groups(groups, pairs)
+        groups = join_groups(groups, pairs.rows)
         notes.append(f"{len(pairs)} pairs of tracks may be one recording each; they count as by one artist")
     try:
         names = choose_genres(genres, list({name for track in known for name in track.genres}), "a search for genres")

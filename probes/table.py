@@ -84,6 +84,10 @@ class Table:
             return np.asarray(average_precision(y, values).mean(0))
         return np.asarray(f1_per_class(tally(y, values, self.n_classes)).mean(0))
 
+    def class_intervals(self, row: int) -> list[Interval]:
+        """Give the same with their intervals."""
+        return self.samples.class_intervals(row, self.per_class(row))
+
     def confusion(self, row: int) -> Ints:
         """Count tracks by true and predicted class, all seeds together."""
         return np.asarray(sum(confusion(self.y, one_seed, self.n_classes) for one_seed in self.values[row]))

@@ -26,6 +26,7 @@ HEAVY = {
     "torchaudio",
     "torchcodec",
     "transformers",
+    "umap",
 }
 TELL = "import atexit, json, sys; atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr)); "
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from embedstore.audio.decode import DECODE_RECIPE, SoundReport, read_audio
 from embedstore.audio.decoder import Decoder
 from embedstore.audio.find import Found, Rejected, find_audio
+from embedstore.audio.transcode import transcode
 from embedstore.audio.windows import cut_windows, window_spans
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "cut_windows",
     "find_audio",
     "read_audio",
+    "transcode",
     "window_spans",
 ]

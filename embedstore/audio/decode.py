@@ -22,7 +22,17 @@ from embedstore.audio.source import DecoderStopped, Source
 from embedstore.errors import AudioError, ParameterError
 from embedstore.types import Waveform
 
-__all__ = ["DECODE_RECIPE", "Moments", "Resampler", "Sound", "SoundHash", "SoundReport", "check_rate", "read_audio"]
+__all__ = [
+    "DECODE_RECIPE",
+    "Moments",
+    "Resampler",
+    "Sound",
+    "SoundHash",
+    "SoundReport",
+    "check_rate",
+    "open_source",
+    "read_audio",
+]
 
 Floats = NDArray[np.float32]
 
@@ -172,7 +182,7 @@ class Sound:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._source = source = _open(Path(path).absolute())  # a bare "-" would mean stdin
+        self._source = source = open_source(Path(path).absolute())  # a bare "-" would mean stdin
         self.sample_rate, self.channels, self.decoder = source.sample_rate, source.channels, source.decoder
         self.frames, self.warnings = 0, source.warnings
         if not _RATES[0] <= self.sample_rate <= _RATES[1]:
@@ -249,8 +259,14 @@ def check_rate(sample_rate: int) -> None:
         raise ParameterError(f"the sample rate is in Hz, {_RATES[0]:,}..{_RATES[1]:,}; got {sample_rate!r}")
 
 
-def _open(path: Path) -> Source:
-    """Try libsndfile, then FFmpeg for what has an audio signature."""
+def open_source(path: Path) -> Source:
+    """Open a file with libsndfile, or FFmpeg if it has an audio signature.
+
+    Raises
+    ------
+    AudioError
+        It cannot be opened, or is no audio that can be decoded.
+    """
     kind, refusal = _look(path), ""
     if kind not in {"mp4", "asf", "aac"}:
         try:

@@ -36,7 +36,7 @@ from embedstore.audio.decode import Moments, Resampler, Sound, SoundHash, SoundR
 from embedstore.audio.tags import read_tags
 from embedstore.errors import AudioError
 
-__all__ = ["Worker", "main"]
+__all__ = ["Worker", "limit", "main"]
 
 Floats = NDArray[np.float32]
 
@@ -169,14 +169,14 @@ def _joined(blocks: Iterable[Floats]) -> Iterator[Floats]:
         yield np.concatenate(parts)
 
 
-def _limit(memory: int) -> None:
-    """Bound what a hostile file can make a decoder allocate or write; where the system can."""
+def limit(memory: int, file: int = _LOG_BYTES) -> None:
+    """Bound the bytes that a hostile file can make a decoder allocate, or write to one file; where the system can."""
     try:
         import resource
     except ImportError:
         return
     # data, not address space: torch alone maps 4 GB of libraries
-    for what, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, _LOG_BYTES), (resource.RLIMIT_CORE, 0)):
+    for what, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, file), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(what)[1]
         resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
@@ -194,7 +194,7 @@ def _read_requests(requests: SimpleQueue[bytes]) -> None:
 def main(arguments: list[str]) -> None:
     """Serve until stdin ends."""
     sample_rate, memory = map(int, arguments)
-    _limit(memory)
+    limit(memory)
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not break the conversation
     worker, requests = Worker(sample_rate, output), SimpleQueue[bytes]()

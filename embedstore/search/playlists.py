@@ -7,18 +7,18 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from embedstore.errors import ParameterError
 from embedstore.search.batch import Answer
-from embedstore.search.values import Hit
 from embedstore.store import EmbeddingStore
 from embedstore.store.disk import new_file
+from embedstore.types import Track
 
-__all__ = ["FORMS", "cell", "csv_of", "document_of", "json_of", "m3u8_of", "text_of", "write_answers"]
+__all__ = ["FORMS", "cell", "csv_of", "document_of", "json_of", "m3u8_of", "playlist_of", "text_of", "write_answers"]
 
 FORMS = ("json", "csv", "m3u8")
 COLUMNS = (
@@ -91,16 +91,29 @@ def m3u8_of(answers: Sequence[Answer], folder: str | os.PathLike[str] | None = N
     end cannot be written as it is: it becomes an absolute ``file://`` address, which says every byte. A name that begins like
     a remark or an address gets ``./`` in front.
     """
-    lines = ["#EXTM3U"]
     hits = {hit.track: hit for answer in answers if answer.result for hit in answer.result.hits}
-    for hit in hits.values():
-        lines += [f"#EXTINF:{round(hit.seconds)},{_title(hit)}", _place(hit.path, folder)]
-    return "\n".join(lines) + "\n"
+    return _m3u8(_entry(hit.path, hit.seconds, hit.artists, hit.title, folder) for hit in hits.values())
 
 
-def _title(hit: Hit) -> str:
-    title = hit.title or Path(hit.path).stem
-    said = f"{', '.join(hit.artists)} - {title}" if hit.artists else title
+def playlist_of(tracks: Iterable[Track]) -> str:
+    """Write a playlist of stored tracks, each once, with absolute paths; see `m3u8_of`."""
+    once = {track.key: track for track in tracks}.values()
+    return _m3u8(_entry(one.path, one.seconds, one.labels.artists, one.labels.title) for one in once)
+
+
+def _m3u8(entries: Iterable[str]) -> str:
+    return "\n".join(("#EXTM3U", *entries, ""))
+
+
+def _entry(
+    path: str, seconds: float, artists: Sequence[str], title: str, folder: str | os.PathLike[str] | None = None
+) -> str:
+    return f"#EXTINF:{round(seconds)},{_title(path, artists, title)}\n{_place(path, folder)}"
+
+
+def _title(path: str, artists: Sequence[str], title: str) -> str:
+    title = title or Path(path).stem
+    said = f"{', '.join(artists)} - {title}" if artists else title
     return " ".join("".join(c if c.isprintable() else " " for c in said).split())
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
 
 from embedstore.errors import EmbedstoreError, ParameterError, TrackNotFoundError
 from embedstore.index import LayerSearch, unit
-from embedstore.search.columns import Columns
-from embedstore.search.seeds import Ear, Sound
+from embedstore.search.columns import Described
+from embedstore.search.seeds import Ear, Heard, Sound
 from embedstore.search.shaping import AtMost, Candidate, Known, OneOfEach, background_of, diverse, percentile
 from embedstore.search.values import Filter, Hit, Query, SearchResult, Shape
 from embedstore.store import EmbeddingStore
@@ -35,21 +36,14 @@ _Stamp = tuple[object, tuple[int, int], int]  # the catalogue, its version, when
 class _View:
     """A store at one moment; what takes time is read when it is first needed."""
 
-    def __init__(self, store: EmbeddingStore, stamp: _Stamp, live: LayerSearch, before: _View | None) -> None:
-        self.stamp, self.live = stamp, live
+    def __init__(
+        self, store: EmbeddingStore, columns: Described, stamp: _Stamp, live: LayerSearch, before: _View | None
+    ) -> None:
+        self.stamp, self.live, self.columns = stamp, live, columns
         self.notes = (*store.problems, *live.notes)
-        self._store, self._reading, self._sampling = store, threading.Lock(), threading.Lock()
-        self._columns: Columns | None = None
-        self._old: Columns | None = (before._columns or before._old) if before else None  # noqa: SLF001 - of the same class
+        self._sampling = threading.Lock()
         same = before is not None and before.live is live
         self._sampled: tuple[Floats, Floats] | None = before._sampled if before and same else None  # noqa: SLF001
-
-    def columns(self) -> Columns:
-        """Give what is said about the tracks."""
-        with self._reading:
-            if self._columns is None:
-                self._columns, self._old = Columns(self._store, self._old), None
-            return self._columns
 
     def sampled(self) -> tuple[Floats, Floats]:
         """Give the vectors of some tracks, and the similarities of all pairs of these, in order."""
@@ -101,17 +95,33 @@ class Searcher:
         device: str = "auto",
         trust_remote_code: bool = False,
     ) -> None:
-        self.store, self._layer, self._transform = store, layer, transform
+        self.store, self._transform, self._described = store, transform, Described(store)
         self._ear = Ear(store, layer, model=model, device=device, trust_remote_code=trust_remote_code)
-        self._lock = threading.Lock()
-        self._view: _View | None = None
-        live = self.view().live
-        self.layer, self.transform = live.layer, live.transform
+        self._turn_to(layer)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], **options: Any) -> Self:
         """Open the store at `path`; options as those of the class."""
         return cls(EmbeddingStore.open(path), **options)
+
+    def _turn_to(self, layer: int | str | Mix | None) -> None:
+        self._layer, self._lock = layer, threading.Lock()
+        self._view: _View | None = None
+        live = self.view().live
+        self.layer, self.transform = live.layer, live.transform
+
+    def beside(self, layer: int | str | Mix | None) -> Self:
+        """Search another layer of the same store; what is said about the tracks, and the encoder, are there once for both.
+
+        Raises
+        ------
+        UnknownNameError, ParameterError
+            As the class.
+        """
+        other = copy(self)
+        other._ear = self._ear.of(layer)  # noqa: SLF001 - of the same class
+        other._turn_to(layer)  # noqa: SLF001
+        return other
 
     def close(self) -> None:
         """Let go of the store."""
@@ -144,7 +154,7 @@ class Searcher:
                 live = old.live if old is not None else None
                 if live is None or not same:
                     live = LayerSearch(self.store, self._layer, self._transform, before=live)
-                self._view = old = _View(self.store, stamp, live, old)
+                self._view = old = _View(self.store, self._described, stamp, live, old)
             return old
 
     def search(
@@ -152,6 +162,7 @@ class Searcher:
         query: Query | str | os.PathLike[str],
         filter: Filter | None = None,  # noqa: A002 - what it is
         shape: Shape | None = None,
+        heard: Mapping[str, Heard] | None = None,
     ) -> SearchResult:
         """Find the tracks that sound most like what is asked for.
 
@@ -172,6 +183,8 @@ class Searcher:
             Which tracks may be results.
         shape : Shape, optional
             How many, and how they are put together.
+        heard : mapping of str to Heard, optional
+            Files that were heard before, see `hear`, by what seeds call them.
 
         Raises
         ------
@@ -190,19 +203,31 @@ class Searcher:
         for _ in range(_TRIES):
             stamp = self._stamp()
             try:
-                return self._search(self.view(), asked, filter or Filter(), shape or Shape())
+                return self._search(self.view(), asked, filter or Filter(), shape or Shape(), heard or {})
             except EmbedstoreError as error:
                 if self._stamp() == stamp:
                     raise
                 changed = error  # perhaps only because the store has changed meanwhile
         raise changed
 
-    def _search(self, view: _View, query: Query, wanted: Filter, shape: Shape) -> SearchResult:
+    def hear(self, path: str | os.PathLike[str]) -> Heard:
+        """Encode a file as the tracks of the store were; what it gives serves every layer.
+
+        Raises
+        ------
+        AudioError, EncoderError, EncoderMismatchError
+            It cannot be.
+        """
+        return self._ear.encode(os.fspath(path))
+
+    def _search(
+        self, view: _View, query: Query, wanted: Filter, shape: Shape, heard: Mapping[str, Heard]
+    ) -> SearchResult:
         live = view.live
         if not len(live.keys):
             raise ParameterError(f"the store {self.store.path} holds no tracks; build first")
         allowed = view.columns().allowed(wanted) if wanted else None  # first: to hear a file may take long
-        sounds = [self._ear.hear(seed, live, view.columns) for seed in query.seeds]
+        sounds = [self._ear.hear(seed, live, view.columns, heard) for seed in query.seeds]
         vector = self._sum(view, query, sounds)
         hidden = {
             sound.key

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.audio import window_spans
+from embedstore.audio import SoundReport, window_spans
 from embedstore.errors import ParameterError, StoreError, TrackNotFoundError
 from embedstore.index import LayerSearch
 from embedstore.search.columns import Columns
 from embedstore.search.values import Seed
 from embedstore.store import EmbeddingStore
 from embedstore.terminal import clock
-from embedstore.types import Floats, Keys, LayerEmbeddings, Mix, Track, TrackLabels, track_id
+from embedstore.types import Floats, Keys, LayerEmbeddings, Mix, Track, TrackLabels, Windowing, track_id
 
 if TYPE_CHECKING:
     from embedstore.encoders import Encoder
 
-__all__ = ["Ear", "Sound"]
+__all__ = ["Ear", "Heard", "Sound"]
 
 Times = NDArray[np.float64]
 
@@ -52,6 +53,25 @@ class Sound:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Heard:
+    """A file, encoded.
+
+    Attributes
+    ----------
+    report : SoundReport
+        What decoding it found.
+    embeddings : LayerEmbeddings
+        Of all layers of the store; with windows if these were asked for.
+    windowing : Windowing
+        How it was cut.
+    """
+
+    report: SoundReport
+    embeddings: LayerEmbeddings
+    windowing: Windowing
+
+
 class Ear:
     """Hears what a store holds, and files with its encoder, which is loaded when it is first needed, once.
 
@@ -66,11 +86,19 @@ class Ear:
 
     def __init__(self, store: EmbeddingStore, layer: int | str | Mix | None, **options: Any) -> None:
         self.store, self.layer, self._options = store, layer, options
-        self._loaded: Encoder | None = None
+        self._loaded: list[Encoder] = []  # at most one, which copies share
         self._lock = threading.Lock()
 
-    def hear(self, seed: Seed, live: LayerSearch, columns: Callable[[], Columns]) -> Sound:
-        """Get what a seed sounds like.
+    def of(self, layer: int | str | Mix | None) -> Ear:
+        """Hear another layer with the same encoder."""
+        other = copy(self)
+        other.layer = layer
+        return other
+
+    def hear(
+        self, seed: Seed, live: LayerSearch, columns: Callable[[], Columns], heard: Mapping[str, Heard] | None = None
+    ) -> Sound:
+        """Get what a seed sounds like; `heard` are files that were encoded before, by what seeds call them.
 
         Raises
         ------
@@ -81,8 +109,12 @@ class Ear:
         AudioError, EncoderError, EncoderMismatchError
             A file that cannot be encoded as the store's tracks were.
         """
+        if heard and (before := heard.get(seed.what)):
+            return self._file(seed, live, before)
         track, notes = self._stored(seed.what, columns)
-        return self._file(seed, live) if track is None else self._track(seed, track, live, notes)
+        if track is not None:
+            return self._track(seed, track, live, notes)
+        return self._file(seed, live, self.encode(seed.what, keep_windows=seed.at is not None))
 
     def _stored(self, what: str, columns: Callable[[], Columns]) -> tuple[Track | None, tuple[str, ...]]:
         """Find the track that is meant; None if it is a file that is not stored."""
@@ -123,30 +155,36 @@ class Ear:
             vector = live.place(windows.values[place : place + 1])[0]
         return Sound(track.key, vector, track.seconds, track.labels, notes)
 
-    def _file(self, seed: Seed, live: LayerSearch) -> Sound:
-        from embedstore.options import hear_file
+    def encode(self, path: str, *, keep_windows: bool = False) -> Heard:
+        """Encode a file.
 
-        encoder = self._encoder()
-        report, heard = hear_file(encoder, seed.what, keep_windows=seed.at is not None)
+        Raises
+        ------
+        AudioError, EncoderError, EncoderMismatchError
+            It cannot be encoded as the store's tracks were.
+        """
+        from embedstore.options import encoder_of, hear_file
+
+        with self._lock:
+            if not self._loaded:
+                self._loaded.append(encoder_of(self.store, **self._options))
+        return Heard(*hear_file(self._loaded[0], path, keep_windows=keep_windows), self._loaded[0].windowing)
+
+    def _file(self, seed: Seed, live: LayerSearch, heard: Heard) -> Sound:
+        report, embeddings = heard.report, heard.embeddings
         notes = tuple(f"{seed.what}: {warning}" for warning in report.warnings)
         stored = next((track for track, _ in self.store.described(np.array([report.key]))), None)
         if stored is not None and seed.at is None:
             return self._track(seed, stored, live, notes)
         if seed.at is not None:
-            rate = encoder.card.sample_rate
-            spans = window_spans(round(report.seconds * rate), encoder.windowing, len(heard.windows)) / rate
-            heard = heard.windows[_around(seed, report.seconds, spans[:, 0], spans[:, 1])]
-        vector = live.place(self._values(heard)[None])[0]
+            if not embeddings.windows:
+                raise ParameterError(f"the windows of {seed.what} were not kept, so no moment of it can be asked for")
+            rate = self.store.card.sample_rate
+            spans = window_spans(round(report.seconds * rate), heard.windowing, len(embeddings.windows)) / rate
+            embeddings = embeddings.windows[_around(seed, report.seconds, spans[:, 0], spans[:, 1])]
+        vector = live.place(self._values(embeddings)[None])[0]
         labels = stored.labels if stored else TrackLabels()
         return Sound(stored.key if stored else None, vector, report.seconds, labels, notes)
-
-    def _encoder(self) -> Encoder:
-        from embedstore.options import encoder_of
-
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = encoder_of(self.store, **self._options)
-            return self._loaded
 
     def _values(self, heard: LayerEmbeddings) -> Floats:
         if isinstance(self.layer, Mix):

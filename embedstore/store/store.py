@@ -72,6 +72,16 @@ class Failure:
     reason: str
 
 
+class Totals(NamedTuple):
+    """How many tracks, files that hold them and files that failed; seconds of sound; tracks with a warning."""
+
+    tracks: int
+    files: int
+    failures: int
+    seconds: float
+    warnings: int
+
+
 class _Rows(NamedTuple):
     """The visible rows in commit order: keys, the shards that hold them (ids of `table`), places in these, durations.
 
@@ -342,6 +352,15 @@ class EmbeddingStore:
         """Give the labels of every track by its key; those of an unlabelled track are empty."""
         found = self.catalog.select(f"SELECT key, labels FROM tracks WHERE {VISIBLE} ORDER BY shard, row")  # noqa: S608 - a constant
         return {key: TrackLabels.from_dict(json.loads(labels)) for key, labels in found}
+
+    def totals(self) -> Totals:
+        """Count what is stored."""
+        # float by float, as Python adds them up: total() would depend on the version of SQLite
+        rows = self.catalog.select(f"SELECT seconds, warnings != '[]' FROM tracks WHERE {VISIBLE} ORDER BY shard, row")  # noqa: S608 - a constant
+        files = "SELECT count(*) FROM files JOIN tracks USING (key)"
+        failures = "SELECT count(*) FROM files WHERE failure IS NOT NULL"
+        held, failed = (self.catalog.select(sql)[0][0] for sql in (files, failures))
+        return Totals(len(rows), held, failed, sum(seconds for seconds, _ in rows), sum(warned for _, warned in rows))
 
     def catalogue(self) -> list[tuple[int, float, str, bytes, int]]:
         """List each track's files: key, seconds, labels (JSON that `TrackLabels.from_dict` takes), path, where its root ends.

@@ -1,5 +1,6 @@
-"""The store as a service: a typed JSON API over one `Searcher`, described at ``/openapi.json``."""
+"""The store as a page to explore, and as a service: a typed JSON API, described at ``/openapi.json``."""
 
+from embedstore.web.extension import Extension, Guess, Guessed, Job, Service
 from embedstore.web.server import Address, serve
 
-__all__ = ["Address", "serve"]
+__all__ = ["Address", "Extension", "Guess", "Guessed", "Job", "Service", "serve"]

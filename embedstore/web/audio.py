@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from embedstore.store.disk import plain_file
 from embedstore.types import AudioFile, Track
 
-__all__ = ["send_audio"]
+__all__ = ["open_as_stored", "send_audio", "send_open"]
 
 _CHUNK = 2**18  # bytes that are read at once
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -34,22 +34,37 @@ def send_audio(track: Track, headers: Headers, *, only_head: bool = False) -> Re
     HTTPException
         410: no file is there as it was stored; 416: the part lies behind the end.
     """
+    handle, file = open_as_stored(track)
+    return send_open(handle, mimetypes.guess_type(file.path)[0] or "", headers, only_head=only_head)
+
+
+def send_open(handle: int, kind: str, headers: Headers, *, only_head: bool = False) -> Response:
+    """Send an open file of some media type in the same way; it is closed afterwards."""
+    try:
+        return _answer(handle, os.fstat(handle), kind, Headers() if only_head else headers, only_head=only_head)
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def open_as_stored(track: Track) -> tuple[int, AudioFile]:
+    """Open the first of a track's files that is still as it was stored: its handle, and which it is.
+
+    Raises
+    ------
+    HTTPException
+        410: there is none.
+    """
     reasons = []
     for file in track.files:
         try:
-            handle, status = _open_as_stored(file)
+            return _open_as_stored(file), file
         except OSError as error:
             reasons.append(f"{file.path}: {error.strerror or error}")
-        else:
-            try:
-                return _answer(handle, status, file, Headers() if only_head else headers, only_head=only_head)
-            except BaseException:
-                os.close(handle)
-                raise
     raise HTTPException(410, "; ".join(reasons))
 
 
-def _open_as_stored(file: AudioFile) -> tuple[int, os.stat_result]:
+def _open_as_stored(file: AudioFile) -> int:
     """Open a file that lies below its root, through links or not, and has the size and time that are stored."""
     path, root = os.path.realpath(file.full_path), os.path.realpath(file.root)
     if os.path.commonpath([path, root]) != root:
@@ -58,12 +73,11 @@ def _open_as_stored(file: AudioFile) -> tuple[int, os.stat_result]:
         status = os.fstat(opened.fileno())
         if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
             raise OSError("it has changed since it was stored; build again")
-        return os.dup(opened.fileno()), status
+        return os.dup(opened.fileno())
 
 
-def _answer(handle: int, status: os.stat_result, file: AudioFile, headers: Headers, *, only_head: bool) -> Response:
+def _answer(handle: int, status: os.stat_result, kind: str, headers: Headers, *, only_head: bool) -> Response:
     tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
-    kind = mimetypes.guess_type(file.path)[0] or ""
     about = {"Accept-Ranges": "bytes", "ETag": tag, "Last-Modified": formatdate(status.st_mtime, usegmt=True)}
     start, stop, code = 0, status.st_size, 200
     asked = _RANGE.fullmatch(headers.get("range", "").strip())

@@ -6,14 +6,17 @@ import ipaddress
 import secrets
 from collections.abc import Iterable
 from http import HTTPStatus
+from urllib.parse import quote, unquote
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embedstore.web.answers import problem
 
-__all__ = ["HEADERS", "Guard"]
+__all__ = ["HEADERS", "PAGE_POLICY", "Guard"]
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -22,6 +25,13 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_LOCKED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>embedstore</title>
+<p>This page needs its token. Open the address that <code>embedstore serve</code> printed when it was started.
+"""
 
 
 class Guard:
@@ -62,11 +72,15 @@ class Guard:
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 fields = MutableHeaders(scope=message)
+                if scope["path"] == "/" or scope["path"].startswith("/page/"):
+                    fields.setdefault("Content-Security-Policy", PAGE_POLICY)
                 for name, value in HEADERS.items():
                     fields.setdefault(name, value)
             await send(message)
 
-        if refused := self._refuse(headers, most):
+        if answer := self._let_in(scope, headers):
+            await answer(scope, receive, marked)
+        elif refused := self._refuse(headers, most):
             code, why = refused
             more = {"WWW-Authenticate": "Bearer"} if code == HTTPStatus.UNAUTHORIZED else None
             await problem(code, HTTPStatus(code).phrase, why, more)(scope, receive, marked)
@@ -83,15 +97,36 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return 403, f"a page of {origin!r:.80} may not use this service"
-        word, _, given = headers.get("authorization", "").partition(" ")
-        if self._token is not None and not (
-            word.lower() == "bearer" and secrets.compare_digest(given.strip().encode(), self._token)
-        ):
+        if not self._has_token(headers):
             return 401, "the token is missing or wrong; send the header 'Authorization: Bearer TOKEN'"
         length = headers.get("content-length", "0")
         if len(length) > 18 or int(length if length.isdecimal() else 0) > most:
             return _too_large(most)
         return None
+
+    def _let_in(self, scope: Scope, headers: Headers) -> Response | None:
+        """Answer a browser that opens the page with the token in the address, or without any."""
+        if scope["path"] != "/" or self._token is None or not self._is_ours(headers.get("host", "")):
+            return None
+        given = QueryParams(scope["query_string"]).get("token")
+        if given is not None and self._is_token(given):  # out of the address, the history and what is sent to others
+            answer = RedirectResponse("/", 303)
+            answer.set_cookie(_cookie(headers), quote(given, safe=""), httponly=True, samesite="strict")
+            return answer
+        if self._has_token(headers):
+            return None
+        return HTMLResponse(_LOCKED, 401, {"WWW-Authenticate": "Bearer"})
+
+    def _has_token(self, headers: Headers) -> bool:
+        """Whether a request brings the token: in a header, or in the cookie of the page, as players can set no header."""
+        word, _, given = headers.get("authorization", "").partition(" ")
+        kept = unquote(cookie_parser(headers.get("cookie", "")).get(_cookie(headers), ""))
+        return (
+            self._token is None or (word.lower() == "bearer" and self._is_token(given.strip())) or self._is_token(kept)
+        )
+
+    def _is_token(self, given: str) -> bool:
+        return self._token is not None and secrets.compare_digest(given.encode("utf-8", "replace"), self._token)
 
     def _is_ours(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
@@ -100,6 +135,12 @@ class Guard:
         except ValueError:
             return name.lower() in self._names
         return True
+
+
+def _cookie(headers: Headers) -> str:
+    """Name the cookie: all ports of a machine share theirs."""
+    port = headers.get("host", "").rpartition(":")[2]
+    return f"embedstore-{port if port.isdecimal() else 80}"
 
 
 def _too_large(most: int) -> tuple[int, str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from embedstore.search.columns import fold
 from embedstore.store import EmbeddingStore
 from embedstore.types import Keys, Track, key_from_id, track_id
 
-__all__ = ["Kept", "Library"]
+__all__ = ["Kept", "Library", "modified"]
 
 T = TypeVar("T")
 _WORDS = 20  # that a text may have
@@ -54,10 +55,15 @@ class Kept(Generic[T]):
 
     def _state(self) -> object:
         """Tell apart two states of the store and its indices."""
-        indices = 0
-        with suppress(OSError):
-            indices = (self._store.path / "indices").stat().st_mtime_ns
-        return self._store.catalog.version(), indices
+        catalog = self._store.catalog  # another one, once this process has written
+        return catalog, catalog.version(), modified(self._store.path / "indices")
+
+
+def modified(path: Path) -> int:
+    """Say when something was written into a folder, in nanoseconds; 0 if it is not there."""
+    with suppress(OSError):
+        return path.stat().st_mtime_ns
+    return 0
 
 
 class Library:
@@ -87,6 +93,18 @@ class Library:
         close = f"; did you mean {track_id(int(keys[np.argmin(apart)]))}?" if len(keys) and apart.min() < 4 else ""
         raise TrackNotFoundError(f"no stored track has the id {name} ({len(keys)} tracks){close}")
 
+    def of(self, names: Sequence[str]) -> list[Track]:
+        """Find some tracks by their ids, in this order.
+
+        Raises
+        ------
+        TrackNotFoundError
+            Of the first that is not there.
+        """
+        keys = {key for name in names if (key := key_from_id(name)) is not None}
+        found = {track.id: track for track in self._tracks(np.array([*keys], np.int64))}
+        return [found.get(name) or self.track(name) for name in names]
+
     def seed(self, wanted: Seed) -> Seed:
         """Name a seed's track, which may be named by words of its artist and title, by its id.
 
@@ -111,6 +129,17 @@ class Library:
         ParameterError
             Too many words.
         """
+        keys = self.matching(text)
+        return len(keys), self._tracks(keys[offset : offset + limit])
+
+    def matching(self, text: str) -> Keys:
+        """Find the keys of the tracks whose names hold each word of a text, in the order of the store.
+
+        Raises
+        ------
+        ParameterError
+            Too many words.
+        """
         keys = self._store.keys()
         if words := sorted({*fold(text).split()}, key=len, reverse=True):  # the longest is the rarest
             if len(words) > _WORDS:
@@ -119,7 +148,7 @@ class Library:
             for word in words:
                 left = [place for place, said in enumerate(texts) if word in said]
                 keys, texts = keys[left], [texts[place] for place in left]
-        return len(keys), self._tracks(keys[offset : offset + limit])
+        return keys
 
     def _tracks(self, keys: Keys) -> list[Track]:
         return [track for track, _ in self._store.described(keys)]

@@ -7,32 +7,44 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from embedstore.errors import ParameterError
 from embedstore.search import Filter, Hit, Query, SearchResult, Seed, Shape
 from embedstore.search.genres import GenreMap, rounded
 from embedstore.types import EncoderCard, Layer, Track, TrackLabels
 from embedstore.web.answers import plain
+from embedstore.web.extension import Guess
+from embedstore.web.jobs import JobState
+from embedstore.web.mapmodels import SAMPLES as MAP_SAMPLES
 
 __all__ = [
+    "BUSY",
+    "CHANGED",
     "LARGEST_K",
     "LARGEST_PAGE",
     "LONGEST_NAME",
     "MOST_NAMES",
+    "PLAYLIST",
+    "SOUND",
+    "FailedFile",
+    "FailurePage",
     "Fault",
     "Genre",
     "GenreTable",
     "Health",
+    "JobRequest",
+    "PlaylistRequest",
     "Problem",
     "SearchRequest",
     "StoreFacts",
     "StoredTrack",
     "TrackPage",
+    "Upload",
     "describe",
 ]
 
@@ -40,6 +52,8 @@ LARGEST_K = 1000  # results of one search
 LARGEST_PAGE = 1000  # tracks of one page
 MOST_NAMES = 100  # of a list
 LONGEST_NAME = 1000  # characters
+Responses = dict[int | str, dict[str, Any]]
+AnId = Annotated[str, StringConstraints(max_length=LONGEST_NAME)]
 _FIELD = re.compile(r"^(\w+(?:, \w+)*) : (.+)((?:\n {4}.+)*)", re.MULTILINE)
 
 
@@ -280,6 +294,109 @@ class Problem:
     error: Fault
 
 
+@dataclass(frozen=True)
+class FailedFile:
+    """A file that could not be stored.
+
+    Attributes
+    ----------
+    path : str
+        Absolute.
+    stage : str
+        Where it failed.
+    reason : str
+        Why.
+    """
+
+    path: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FailurePage:
+    """Some of the files that could not be stored.
+
+    Attributes
+    ----------
+    total : int
+        How many there are.
+    offset : int
+        How many of them come before these.
+    failures : tuple of FailedFile
+        By path.
+    """
+
+    total: int
+    offset: int
+    failures: tuple[FailedFile, ...]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A sound that was sent, and heard.
+
+    Attributes
+    ----------
+    id : str
+        Its name here, for a while; a search takes it as `upload:ID`.
+    name : str
+        What its sender calls it.
+    seconds : float
+        Duration.
+    genres : tuple of Guess
+        That it may have, most likely first; empty where no probe is trained.
+    probe : str or None
+        Name of the probe that guessed.
+    stored : str or None
+        Id of the stored track that is this very sound.
+    notes : tuple of str
+        What was wrong with the file but not fatal, and what the probe has to say.
+    """
+
+    id: str
+    name: str
+    seconds: float
+    genres: tuple[Guess, ...]
+    probe: str | None
+    stored: str | None
+    notes: tuple[str, ...]
+
+
+class PlaylistRequest(BaseModel):
+    """A playlist to be written.
+
+    Attributes
+    ----------
+    tracks : list of str
+        Ids, in order.
+    name : str
+        Of the file, without its ending.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    tracks: list[AnId] = Field(max_length=LARGEST_PAGE)
+    name: Annotated[str, StringConstraints(max_length=200)] = "embedstore"
+
+
+class JobRequest(BaseModel):
+    """A job to be started.
+
+    Attributes
+    ----------
+    kind : str
+        What to do, such as `map`.
+    options : dict
+        What that kind takes; those of a map are `method`, `seed` and `neighbors`.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    kind: Annotated[str, StringConstraints(max_length=100)]
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 _LABELS = TrackLabels(("blues",), ("B.B. King",), "Completely Well", "The Thrill Is Gone", "folder")
 _TRACK = StoredTrack("00d1f2a3b4c5e697", ("/music/blues/thrill.ogg",), 325.4, 44100, 2, _LABELS, ())
 _CARD = EncoderCard(
@@ -304,13 +421,34 @@ _SAMPLES = (
     ),
     Health("ok", "0.7.0", 1000),
     Problem(Fault("ParameterError", "k is at most 1000; got 5000")),
+    FailurePage(1, 0, (FailedFile("/music/broken.ogg", "decode", "no sound in it: 0 frames decoded"),)),
+    Upload("5d1c2a90e1b2", "a song.mp3", 181.0, (Guess("blues", 0.93),), "logistic", None, ()),
+    PlaylistRequest(tracks=[_TRACK.id], name="blue evening"),
+    JobRequest(kind="map", options={"method": "umap"}),
+    JobState("1", "map", {"method": "umap", "seed": 0, "neighbors": 15}, "running", 3, 13, "layer 3"),
+    *MAP_SAMPLES,
 )  # fmt: skip
 
 
-def describe(schema: dict[str, Any]) -> dict[str, Any]:
+SOUND = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+PLAYLIST: Responses = {
+    200: {"description": "A playlist.", "content": {"audio/x-mpegurl": {"schema": {"type": "string"}}}}
+}
+CHANGED: Responses = {409: {"model": Problem, "description": "The library has changed: ask for its rows again."}}
+BUSY: Responses = {409: {"model": Problem, "description": "Another job runs."}}
+
+
+def describe(schema: dict[str, Any], samples: Iterable[Any] = ()) -> dict[str, Any]:
     """Put the docstrings of the classes, and an example of each, into an OpenAPI document."""
     models = schema["components"]["schemas"]
-    for sample in _nested(_SAMPLES):
+    for sample in _nested((*_SAMPLES, *samples)):
+        if type(sample).__name__ not in models:
+            continue
         model, words = models[type(sample).__name__], inspect.getdoc(type(sample)) or ""
         summary, _, rest = words.partition("\nAttributes\n")
         model |= {"description": " ".join(summary.split()), "examples": [plain(sample)]}

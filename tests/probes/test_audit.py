@@ -13,8 +13,9 @@ from matplotlib.image import imread
 
 import probes
 from embedstore.errors import ParameterError, UnknownNameError
-from embedstore.types import LayerMatrix, TrackLabels
+from embedstore.types import LayerMatrix, TrackLabels, track_id
 from probes.audit import AuditReport
+from probes.duplicates import near_duplicates
 from probes.splits import LEVELS, group_tracks, make_folds
 
 QUICK: dict[str, Any] = {
@@ -104,6 +105,18 @@ def test_planted_copies_show_below_artists() -> None:
     assert 0.7 * 160 < copies.pairs < 0.9 * 160
     first, second = copies.examples[0]
     assert first.split("no. ")[1].split(" ")[0] == second.split("S0NG ")[1]
+    made = library(genre=0.0, copies=160)
+    [matrix], seconds = made["source"], np.array([made["seconds"][key] for key in made["source"][0].keys.tolist()])
+    known = near_duplicates(matrix.values, seconds)
+    ids = {
+        tuple(map(track_id, pair)): s
+        for pair, s in zip(matrix.keys[known.rows].tolist(), known.similarity, strict=True)
+    }
+    assert [ids[pair] for pair in copies.tracks] == list(copies.similarity)
+    assert list(copies.similarity) == sorted(copies.similarity, reverse=True)
+    titles = {track_id(key): label.title for key, label in made["labels"].items()}
+    assert all(titles[a] in x and titles[b] in y for (a, b), (x, y) in zip(copies.tracks, copies.examples, strict=True))
+    assert all(of.similarity is None for of in report.offenders if of is not copies)
     assert named["artist"].divided["near-duplicate"] > 100
     assert named["near-duplicate"].divided["near-duplicate"] == 0
 

@@ -24,6 +24,7 @@ from embedstore.index.rows import unit
 from embedstore.store import EmbeddingStore
 from embedstore.types import AudioFile, EncoderCard, Layer, LayerEmbeddings, LayerMatrix, Mix, Track, TrackLabels
 from probes import rankings, retrieval
+from probes.duplicates import Pairs
 from probes.jackknife import deal, interval, p_of_best, p_of_difference, standard_error, without_each
 from probes.layers import Source, load_features, open_source
 from probes.rankings import expected, measures, rank, skewness
@@ -345,7 +346,7 @@ def test_without_genres_there_are_hubs(genres, words):
 
 def test_copies_are_looked_for_whatever_the_sample(monkeypatch, store):
     """Up to a limit of tracks, which is told; how many tracks ask changes nothing."""
-    monkeypatch.setattr(Source, "near_duplicates", lambda _, keys: np.array([[0, 1]]))
+    monkeypatch.setattr(Source, "near_duplicates", lambda _, keys: Pairs(np.array([[0, 1]]), np.ones(1)))
     for queries in (20, 48):
         report = evaluate_search(store, layer=0, queries=queries)
         assert any("1 pairs of tracks may be one recording" in note for note in report.notes)

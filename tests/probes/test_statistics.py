@@ -37,6 +37,11 @@ def test_equals_a_plain_loop_over_the_same_resamples() -> None:
             assert samples["macro_f1"][b, layer] == pytest.approx(np.mean(f1), abs=1e-12)
             accuracy = [metrics.accuracy_score(*p) for p in pairs]
             assert samples["accuracy"][b, layer] == pytest.approx(np.mean(accuracy), abs=1e-12)
+            each = np.mean(
+                [metrics.f1_score(*p, labels=range(3), average=None, zero_division=0) for p in pairs], axis=0
+            )
+            each[~np.isin(range(3), present)] = np.nan
+            assert samples.by_class[b, layer] == pytest.approx(each, abs=1e-6, nan_ok=True)
             balanced = [metrics.balanced_accuracy_score(*p) for p in pairs]
             assert samples["balanced_accuracy"][b, layer] == pytest.approx(np.mean(balanced), abs=1e-12)
 
@@ -62,6 +67,9 @@ def test_rankings_equal_a_plain_loop_over_the_same_resamples(levels: int) -> Non
             pairs = [(y[rows, tag], scores[layer, seed, rows, tag]) for seed in range(2) for tag in tags]
             precisions = [metrics.average_precision_score(*p) for p in pairs]
             assert samples["map"][b, layer] == pytest.approx(np.mean(precisions), abs=1e-12)
+            each = np.full(n_tags, np.nan)
+            each[tags] = np.reshape(precisions, (2, -1)).mean(0)
+            assert samples.by_class[b, layer] == pytest.approx(each, abs=1e-6, nan_ok=True)
             areas = [metrics.roc_auc_score(*p) for p in pairs]
             assert samples["roc_auc"][b, layer] == pytest.approx(np.mean(areas), abs=1e-12)
     assert samples.observed["map"] == pytest.approx(mean_over_tags(average_precision(y, scores)), abs=1e-12)
@@ -76,11 +84,28 @@ def test_blocks_do_not_change_the_samples(monkeypatch: pytest.MonkeyPatch) -> No
 
     def both() -> list[np.ndarray]:
         genres = cluster_bootstrap(y, p, groups, n_classes=3, resamples=50)
-        return [genres["macro_f1"], cluster_bootstrap_tags(tags, scores, groups, resamples=50)["map"]]
+        of_tags = cluster_bootstrap_tags(tags, scores, groups, resamples=50)
+        return [genres["macro_f1"], of_tags["map"], genres.by_class[:30], of_tags.by_class[:30]]
 
     whole = both()
     monkeypatch.setattr(statistics, "_CELLS", 500)
-    assert all((one == other).all() for one, other in zip(whole, both(), strict=True))
+    monkeypatch.setattr(statistics, "_OF_CLASSES", 30)
+    for one, other in zip(whole, both(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_intervals_of_classes() -> None:
+    """They stand about the score, wider by sqrt(g / (g - 1)) for g groups alike; a class that nobody has may score anything."""
+    rng = np.random.default_rng(5)
+    y, groups = np.arange(120) % 2, np.arange(120) // 12 * 2 + np.arange(120) % 2
+    p = np.where(rng.random(120) < 0.6, y, 1 - y)[None, None]
+    samples = cluster_bootstrap(y, p, groups, n_classes=3, resamples=300)
+    assert samples.widen_class[:2] == pytest.approx(np.sqrt(10 / 9))
+    first, _, nobody = samples.class_intervals(0, np.array([0.6, 0.6, 0.0]))
+    moved = samples.by_class[:, 0, 0].astype(float)
+    low, high = np.percentile(moved, [2.5, 97.5])
+    assert (first.low, first.high) == pytest.approx(0.6 + np.sqrt(10 / 9) * (np.array([low, high]) - moved.mean()))
+    assert (nobody.value, nobody.low, nobody.high) == (0, 0, 1)
 
 
 def test_samples_give_scores_and_differences_with_intervals() -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -72,6 +78,12 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     return shelf
 
 
+@pytest.fixture
+def new_shelf(tmp_path: Path) -> Shelf:
+    """Nothing yet."""
+    return Shelf(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def searcher(shelf: Shelf) -> Iterator[Searcher]:
     """Search them."""
@@ -85,3 +97,81 @@ def client(searcher: Searcher, client_of):
     """Ask for them."""
     with client_of(searcher) as client:
         yield client
+
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+SOFTWARE = [
+    "--no-sandbox",
+    "--enable-unsafe-swiftshader",
+    "--use-angle=swiftshader",
+    "--mute-audio",
+]  # WebGL without a graphics card
+LISTEN = (
+    "addEventListener('securitypolicyviolation', (e) => console.error(`CSP: ${e.violatedDirective} ${e.blockedURI}`))"
+)
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """Run the real command on a store; give its process and where it is."""
+
+    @contextlib.contextmanager
+    def run(store, *options):
+        command = [sys.executable, "-m", "cli", "serve", "--store", str(store), "--port", "0", "--json", *options]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PLUGINS), os.environ.get("PYTHONPATH", "")])}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                yield process, json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+            finally:
+                process.terminate()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("needs a Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=SOFTWARE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page in a window of its own, as `browser.new_context` takes it, and wait until it is drawn.
+
+    The test fails on whatever the browser complains of, except lines that hold a word of `expected`.
+    """
+    faults, contexts, known = [], [], []
+
+    def open_page(url, *, expected=(), ready=True, **options):
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **options}
+        )
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        known.extend(expected)
+        page = context.new_page()
+        page.add_init_script(LISTEN)
+        page.on("console", lambda said: said.type == "error" and faults.append(f"console: {said.text} {said.location}"))
+        page.on("pageerror", lambda error: faults.append(f"page: {error}"))
+        page.on("requestfailed", lambda asked: faults.append(f"request: {asked.url} {asked.failure}"))
+        page.on("response", lambda got: got.status >= 400 and faults.append(f"answer: {got.status} {got.url}"))
+        page.goto(url)
+        if ready:
+            page.wait_for_selector("body[data-ready]")
+            page.evaluate(DRAWN)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    # the page itself ends questions whose answer nobody waits for any more, and Chromium those of a sound it has enough of
+    faults = [fault for fault in faults if not any(word in fault for word in ("net::ERR_ABORTED", *known))]
+    assert not faults, faults

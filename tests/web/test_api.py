@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from pydantic import TypeAdapter
@@ -13,11 +14,11 @@ from pydantic import TypeAdapter
 from embedstore.errors import AudioError, ParameterError
 from embedstore.index import build, build_index
 from embedstore.search import Filter, Query, Searcher, Seed, Shape
-from embedstore.summary import summarize
-from embedstore.types import track_id
-from embedstore.web import app as routes
-from embedstore.web import models
+from embedstore.summary import list_failures, summarize
+from embedstore.types import AudioFile, track_id
+from embedstore.web import mapmodels, models
 from embedstore.web.answers import Answer, plain
+from embedstore.web.routes import tracks as routes
 
 IDS = [track_id(1000 + i) for i in range(10)]
 
@@ -60,6 +61,9 @@ def test_every_answer_is_what_the_description_says(client) -> None:
         (models.SearchResult, f"tracks/{IDS[3]}/neighbors"),
         (list[models.Genre], "genres"),
         (models.GenreTable, "genres/map"),
+        (models.FailurePage, "failures"),
+        (mapmodels.MapState, "map"),
+        (mapmodels.MapTracks, "map/tracks"),
     ):
         found = get(client, path)
         names = found.keys() if isinstance(found, dict) else found[0].keys()
@@ -298,3 +302,65 @@ def test_faults_are_told_apart(client, searcher, monkeypatch) -> None:
 def test_names_that_are_not_utf_8_are_shown_as_well_as_may_be() -> None:
     """JSON that every parser reads."""
     assert Answer({"path": "a\udcffb\ud800"}).body.decode() == '{"path":"a\ufffdb\ufffd"}'
+
+
+def test_some_tracks_by_their_ids(client) -> None:
+    """In the order that is asked for, one twice if so; the first that is not there is told."""
+    found = get(client, "tracks", id=[IDS[7], IDS[2], IDS[7]])
+    assert [track["id"] for track in found["tracks"]] == [IDS[7], IDS[2], IDS[7]]
+    assert "(10 tracks)" in get(client, "tracks", 404, id=[IDS[7], "0" * 16])
+    assert "no track id" in get(client, "tracks", 404, id=[IDS[7], "x"])
+    get(client, "tracks", 422, id=IDS * 11)
+
+
+def test_a_playlist(client, shelf) -> None:
+    """The paths in the order of the ids, each once, as a file to be saved under any name."""
+    name = 'blue "evening" \u2013 1/2'
+    answer = client.post("/api/playlist", json={"tracks": [IDS[7], IDS[2], IDS[7]], "name": name})
+    assert answer.headers["content-type"].startswith("audio/x-mpegurl")
+    assert answer.text.splitlines() == [
+        "#EXTM3U", "#EXTINF:30,Dan - Song 7", str(shelf.music / "7.ogg"), "#EXTINF:30,Ben - Song 2", str(shelf.music / "2.ogg"),
+    ]  # fmt: skip
+    told = answer.headers["content-disposition"].removeprefix("attachment; filename*=UTF-8''")
+    assert unquote(told) == f"{name}.m3u8"
+    assert told.isascii()
+    assert not {*' ";/'} & {*told}
+    for body, code in (
+        ({"tracks": ["x"]}, 404),
+        ({"tracks": [IDS[0]] * 1001}, 422),
+        ({"tracks": IDS, "name": "x" * 201}, 422),
+        ({}, 422),
+    ):
+        fault(client.post("/api/playlist", json=body), code)
+
+
+def test_failures_page_by_page(shelf, client_of) -> None:
+    """Path, stage and reason of each, by path; those of `embedstore failures`."""
+    files = [AudioFile(str(shelf.music), f"broken {i}.ogg", 10, 1) for i in range(3)]
+    with shelf.store.writer() as writer:
+        for file in files:
+            writer.fail(file, "decode", "no sound in it")
+    with client_of(Searcher(shelf.store)) as client:
+        page = get(client, "failures", offset=1, limit=1)
+        assert page == {"total": 3, "offset": 1, "failures": list_failures(shelf.store)[1:2]}
+        assert page["failures"][0] == {"path": files[1].full_path, "stage": "decode", "reason": "no sound in it"}
+        assert get(client, "failures", offset=5)["failures"] == []
+    with shelf.store.writer() as writer:
+        for file in files:
+            writer.forget(file.full_path)
+
+
+def test_nothing_of_the_store_is_written(shelf, client_of) -> None:
+    """Whatever is asked: each of its files is the same before and after."""
+    files = sorted(path for path in shelf.store.path.rglob("*") if path.is_file())
+    before = [path.read_bytes() for path in files]
+    with client_of(Searcher(shelf.store)) as client:
+        version = get(client, "map")["version"]
+        for path in ("store", "tracks?q=a", "genres", "genres/map", "failures", "jobs", "map/tracks", f"map/matches?q=a&version={version}",
+                     f"tracks/{IDS[0]}", f"tracks/{IDS[0]}/neighbors", f"tracks/{IDS[0]}/audio"):  # fmt: skip
+            assert client.get(f"/api/{path}").status_code == 200, path
+        client.post("/api/playlist", json={"tracks": IDS})
+        client.post("/api/search", json={"query": {"genre": "rock"}}, params={"layer": "mean"})
+        client.delete(f"/api/tracks/{IDS[0]}")
+    assert sorted(path for path in shelf.store.path.rglob("*") if path.is_file()) == files
+    assert [path.read_bytes() for path in files] == before

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import soundfile
 
+from embedstore.errors import AudioError
 from embedstore.types import track_id
+from embedstore.web import copies
 
 SOUND = bytes([65 + 3]) * 400 + b"end"
 
@@ -131,3 +139,65 @@ def test_no_file_stays_open(client, own) -> None:
     path.write_bytes(b"other")
     client.get(where)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_a_copy_for_browsers(client_of, searcher, monkeypatch) -> None:
+    """Written once, by two at a time, and sent in parts as any file; a broken file is told; those used least go first."""
+    written, busy = [], []
+
+    def transcode(path, target, *, most):
+        busy.append(1)
+        assert most == 4000
+        time.sleep(0.01)
+        number = Path(path).stem
+        written.append(number)
+        busy.append(-1)
+        if number == "9":
+            raise AudioError("no sound in it")
+        Path(target).write_bytes(f"flac {number} ".encode().ljust(1500, b"x"))
+
+    real = copies.Copies
+    monkeypatch.setattr(copies, "transcode", transcode)
+    monkeypatch.setattr("embedstore.web.routes.tracks.Copies", lambda folder: real(folder, most=4000))
+    with client_of(searcher) as client:
+
+        def ask(i, part=None):
+            return client.get(
+                f"/api/tracks/{track_id(1000 + i)}/audio?as=flac", headers={"Range": part} if part else {}
+            )
+
+        with ThreadPoolExecutor(6) as pool:
+            answers = [*pool.map(ask, [0, 0, 0, 1, 1, 1])]
+        assert {answer.headers["content-type"] for answer in answers} == {"audio/flac"}
+        assert [answer.content[:6] for answer in answers] == [b"flac 0"] * 3 + [b"flac 1"] * 3
+        assert sorted(written) == ["0", "1"]
+        part = ask(0, "bytes=5-5")
+        assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"0", "bytes 5-5/1500")
+        assert client.head(f"/api/tracks/{track_id(1000)}/audio?as=flac").headers["content-length"] == "1500"
+        ask(2)  # there is room for two: 1 goes, as 0 was used after it
+        ask(0)
+        assert sorted(written) == ["0", "1", "2"]
+        ask(1)
+        assert sorted(written) == ["0", "1", "1", "2"]
+        broken = ask(9)
+        assert (broken.status_code, broken.json()["error"]["type"]) == (422, "AudioError")
+        assert broken.json()["error"]["message"].endswith("9.ogg: no sound in it")
+        assert client.get(f"/api/tracks/{track_id(1000)}/audio?as=mp3").status_code == 422
+        assert client.get(f"/api/tracks/{'0' * 16}/audio?as=flac").status_code == 404
+    assert max(itertools.accumulate(busy)) <= 2
+
+
+@pytest.mark.slow
+def test_a_real_copy(client_of, shelf, searcher, own, write_audio) -> None:
+    """The sound of the file, as FLAC; a file that has changed since is not heard."""
+    path, where = own(40)
+    sound = write_audio("real.ogg", 1.0, 44_100).read_bytes()
+    path.write_bytes(sound)
+    with client_of(searcher) as client:
+        assert client.get(f"{where}?as=flac").status_code == 410
+        shelf.store.remove([where.split("/")[3]])
+        shelf.sound = lambda _: sound
+        shelf.put(40, path.name)
+        del shelf.sound
+        heard = client.get(f"{where}?as=flac")
+        assert soundfile.info(io.BytesIO(heard.content)).frames == 44_100

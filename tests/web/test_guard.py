@@ -12,7 +12,7 @@ from embedstore.errors import AudioError
 from embedstore.search import SearchResult
 from embedstore.web import app as routes
 from embedstore.web.guard import HEADERS
-from embedstore.web.uploads import Uploads
+from embedstore.web.uploads import Bodies
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def visit(searcher, monkeypatch):
 
     async def visit(app, receive):
         headers = [(b"host", b"localhost")]
-        scope = {"type": "http", "method": "POST", "path": routes.UPLOAD, "raw_path": b"", "query_string": b"", "headers": headers, "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "http", "client": None, "server": None, "root_path": ""}  # fmt: skip
+        scope = {"type": "http", "method": "POST", "path": "/api/search/audio", "raw_path": b"", "query_string": b"", "headers": headers, "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "http", "client": None, "server": None, "root_path": ""}  # fmt: skip
         codes = []
 
         async def send(message):
@@ -154,8 +154,8 @@ def pieces(pause):
 
 def test_who_sends_slowly_keeps_nobody_waiting(searcher, visit, monkeypatch) -> None:
     """Others are answered meanwhile; who is silent, or takes too long in all, is sent away, and leaves nothing behind."""
-    uploads = Uploads(1, 10**6, pause=0.1, longest=0.25)
-    monkeypatch.setattr(routes, "Uploads", lambda *_: uploads)
+    uploads = Bodies(1, 10**6, pause=0.1, longest=0.25)
+    monkeypatch.setattr(routes, "Bodies", lambda *_: uploads)
     app = routes.create_app(searcher)
 
     async def main():
@@ -171,8 +171,8 @@ def test_who_sends_slowly_keeps_nobody_waiting(searcher, visit, monkeypatch) -> 
 
 def test_uploads_are_bounded_in_all(searcher, visit, monkeypatch) -> None:
     """What waits together is; who leaves makes room; and so many are decoded at once, the others wait."""
-    uploads, busy = Uploads(2, 20), []
-    monkeypatch.setattr(routes, "Uploads", lambda *_: uploads)
+    uploads, busy = Bodies(2, 20), []
+    monkeypatch.setattr(routes, "Bodies", lambda *_: uploads)
     app = routes.create_app(searcher)
 
     def search(*_, **__):

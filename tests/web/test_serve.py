@@ -13,10 +13,12 @@ import sys
 import threading
 import time
 from http.client import HTTPConnection
+from types import SimpleNamespace
 
 import pytest
 import uvicorn
 from click.testing import CliRunner
+from starlette.exceptions import HTTPException
 from threadpoolctl import threadpool_info
 
 import cli
@@ -24,7 +26,7 @@ from embedstore.errors import MissingDependencyError, ParameterError
 from embedstore.index import build_index
 from embedstore.search import Searcher
 from embedstore.types import track_id
-from embedstore.web import serve
+from embedstore.web import serve, server
 
 NUMBERS = range(10)
 
@@ -42,6 +44,7 @@ def told(shelf, monkeypatch):
 
         monkeypatch.setattr(uvicorn.Server, "run", run)
         monkeypatch.setattr(Searcher, "close", lambda _: None)
+        monkeypatch.setattr(server, "_prepare", lambda *_: None)
         serve(shelf.store, port=0, ready=said.append, **options)
         return said[0]
 
@@ -60,6 +63,45 @@ def test_this_machine_needs_no_token_others_do(told, shelf) -> None:
     assert len(tokens) == 3
     assert min(map(len, tokens)) == 32
     assert told(token="mine").token == told(host="0.0.0.0", token="mine").token == "mine"  # noqa: S104, S105, S106
+
+
+def test_the_printed_address_opens_the_page(told) -> None:
+    """With its token, however that is written."""
+    where = told()
+    assert where.page == where.url == where.to_dict()["page"]
+    where = told(token="a&b=c")  # noqa: S106
+    assert where.page == f"{where.url}/?token=a%26b%3Dc" == where.to_dict()["page"]
+
+
+def test_maps_that_are_missing_are_made_unasked(shelf, monkeypatch) -> None:
+    """By PCA of any store, by UMAP of a small one; also where the store has outgrown one, else what is there is left alone."""
+    started = []
+
+    class Recorded:
+        closed = threading.Event()
+
+        def start(self, kind, options):
+            started.append((kind, options["method"]))
+            raise HTTPException(409)
+
+        def wait(self):
+            pass
+
+    Recorded.closed.set()
+    searcher = Searcher(shelf.store)
+    for most, covers, expected in (
+        (10, {}, ["pca", "umap"]),
+        (9, {}, ["pca"]),
+        (10, {"pca": 5}, ["umap"]),
+        (10, {"pca": 10, "umap": 10}, []),
+        (10, {"pca": 4, "umap": 5}, ["pca"]),
+    ):
+        started.clear()
+        found = {method: SimpleNamespace(keys=range(count)) for method, count in covers.items()}
+        monkeypatch.setattr(server, "_QUICK", most)
+        monkeypatch.setattr(server, "open_map", lambda _, method, found=found: found.get(method))
+        server._prepare(searcher, Recorded())
+        assert started == [("map", method) for method in expected]
 
 
 def test_what_cannot_be_served_is_one_line(shelf) -> None:

@@ -1,0 +1,121 @@
+"""What another package adds to the service: routes, jobs, and guesses for sounds that are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from embedstore.store import EmbeddingStore
+from embedstore.types import LayerEmbeddings
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+    from pydantic import BaseModel
+
+    from embedstore.web.jobs import Jobs
+    from embedstore.web.library import Library
+    from embedstore.web.searchers import Searchers
+    from embedstore.web.uploads import Bodies, Uploads
+
+__all__ = ["Extension", "Guess", "Guessed", "Job", "Service"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work that may be asked for, and takes long.
+
+    Attributes
+    ----------
+    target : str
+        ``"module:function"``, called in a process of its own as ``function(store_path, progress, **options)``: see `embedstore.web.work`.
+    options : class of pydantic models
+        What may be asked; it should forbid other fields.
+    """
+
+    target: str
+    options: type[BaseModel]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A genre that a sound may have.
+
+    Attributes
+    ----------
+    genre : str
+        Its name.
+    probability : float
+        From 0 to 1.
+    """
+
+    genre: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Guessed:
+    """What a trained probe thinks of a sound.
+
+    Attributes
+    ----------
+    probe : str
+        Its name.
+    genres : tuple of Guess
+        Most likely first.
+    notes : tuple of str
+        What a person should know, e.g. that it would rather not say.
+    """
+
+    probe: str
+    genres: tuple[Guess, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What is added.
+
+    Attributes
+    ----------
+    routes : function of a Service, or None
+        Makes a router; its routes lie below ``/api``.
+    jobs : mapping of str to Job
+        By kind.
+    guess : function of (EmbeddingStore, LayerEmbeddings), or None
+        Guesses genres; None where no probe is trained.
+    samples : tuple of dataclasses
+        An example of each thing that the routes take or give, for ``/openapi.json``: see `embedstore.web.models`.
+    """
+
+    routes: Callable[[Service], APIRouter] | None = None
+    jobs: Mapping[str, Job] = field(default_factory=dict)
+    guess: Callable[[EmbeddingStore, LayerEmbeddings], Guessed | None] | None = None
+    samples: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Service:
+    """What routes need.
+
+    Attributes
+    ----------
+    store : EmbeddingStore
+    searchers : Searchers
+        Of its layers.
+    library : Library
+        Its tracks, by id and by words.
+    jobs : Jobs
+        Of all kinds.
+    bodies : Bodies
+        Receives sounds.
+    uploads : Uploads
+        Sounds that were sent, as vectors.
+    """
+
+    store: EmbeddingStore
+    searchers: Searchers
+    library: Library
+    jobs: Jobs
+    bodies: Bodies
+    uploads: Uploads
