@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -159,6 +159,7 @@ def run_lanes(
     *,
     jobs: int | None = None,
     timeout: float = 60.0,
+    longest: float = math.inf,
     keep_windows: bool = False,
 ) -> Generator[Outcome | None, None, None]:
     """Decode and encode `files`; outcomes come as they are ready, in any order.
@@ -184,7 +185,7 @@ def run_lanes(
         with ExitStack() as stack:
             pieces = Channel(SOUND, stop)
             for _ in range(decoders):
-                decoder = stack.enter_context(Decoder(encoder.card.sample_rate, timeout=timeout))
+                decoder = stack.enter_context(Decoder(encoder.card.sample_rate, timeout=timeout, longest=longest))
                 work = (decoder, take, known, encoder, pieces, keep_windows)
                 threading.Thread(target=_decode, args=work, daemon=True).start()
             for outcome in _encode(pieces, decoders, encoder):
@@ -220,19 +221,31 @@ def use_one_thread() -> None:
 
 
 def encode_file(
-    path: str, encoder: Encoder, *, timeout: float = 60.0, keep_windows: bool = False
+    path: str,
+    encoder: Encoder,
+    *,
+    timeout: float = 60.0,
+    keep_windows: bool = False,
+    longest: float = math.inf,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> tuple[SoundReport, LayerEmbeddings]:
     """Encode one file, the same way as `run_lanes` does.
+
+    It may have `longest` seconds of sound. `wanted` is asked about every second; once it says no, all that works on it ends.
 
     Raises
     ------
     AudioError
-        The file cannot be decoded, or is too short for the encoder.
+        The file cannot be decoded, is too short for the encoder, is too long, or is not wanted any more.
     EncoderError
         The encoder gave no finite vectors.
     """
     file = AudioFile(*os.path.split(os.path.abspath(path)), size=0, mtime_ns=0)
-    (outcome,) = filter(None, run_lanes([file], encoder, Known(), jobs=1, timeout=timeout, keep_windows=keep_windows))
+    lanes = run_lanes([file], encoder, Known(), jobs=1, timeout=timeout, longest=longest, keep_windows=keep_windows)
+    with closing(lanes):
+        while (outcome := next(lanes)) is None:
+            if not wanted():
+                raise AudioError("nobody waits for it any more", stage="limit")
     if outcome.report is not None and outcome.embeddings is not None:
         return outcome.report, outcome.embeddings
     if outcome.stage == "encode":

@@ -138,15 +138,15 @@ def encoder_of(
     return encoder
 
 
-def hear_file(encoder: Encoder, path: str | Path, *, keep_windows: bool = False) -> tuple[SoundReport, LayerEmbeddings]:
-    """Encode an audio file; errors name it.
+def hear_file(encoder: Encoder, path: str | Path, **options: Any) -> tuple[SoundReport, LayerEmbeddings]:
+    """Encode an audio file, with options as `encode_file` takes them; errors name it.
 
     Raises
     ------
     AudioError, EncoderError
     """
     try:
-        return encode_file(os.path.abspath(path), encoder, keep_windows=keep_windows)
+        return encode_file(os.path.abspath(path), encoder, **options)
     except AudioError as error:
         raise AudioError(f"{path}: {error}", stage=error.stage) from error
     except EncoderError as error:

@@ -225,9 +225,10 @@ class Finished:
 
     def _fields(self, table: Table, row: int, inner: Any, chosen: Ints, plan: Plan) -> dict[str, Any]:
         seen = np.asarray(inner)[~np.isnan(inner)]
+        intervals = zip(self.arm.task.genres, table.class_intervals(row), strict=True)
         return {
             "per_class": dict(zip(self.arm.task.genres, table.per_class(row).tolist(), strict=True)),
-            "per_class_intervals": dict(zip(self.arm.task.genres, table.class_intervals(row), strict=True)),
+            "per_class_intervals": {genre: interval for genre, interval in intervals if interval},
             "inner": float(seen.mean()) if seen.size else None,
             "settings": _counted(_in_words(plan.settings[s]) for s in chosen.ravel()),
             **table.score(row),

@@ -271,7 +271,8 @@ def audit_leaks(
         tested=track_by_track(task, strictest, said_under["near-duplicate"]),
     )
     more = {"genres": genres, "layer": layer, "folds": asked, "seeds": seeds, "multilabel": multilabel}
-    return keep_report(source, report, **more) if keep else report
+    given = {"probe": probe, "labels": labels, "seconds": seconds}
+    return keep_report(source, report, **more, **given) if keep else report
 
 
 def audit_alike(source: Any, found: ProbeReport | Study, **options: Any) -> AuditReport:

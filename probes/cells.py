@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 
 from embedstore import __version__
 
-__all__ = ["Cells", "Fitted", "digest"]
+__all__ = ["ABANDONED", "Cells", "Fitted", "digest"]
 
 _MOST_BYTES = 256 << 20
 _PARTS = ("values", "predicted", "weights")
 _OURS = re.compile(r"[0-9a-f]{32}\.cell|cell-.*\.tmp")
 _SUM = 16  # bytes of the sum in front of a cell
-_ABANDONED = 3600  # seconds after which half a file is that of a killed process
+ABANDONED = 3600  # seconds after which half a file is that of a killed process
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -156,7 +156,7 @@ class Cells:
             total = 0
             for when, size, file in sorted(((f.stat().st_mtime, f.stat().st_size, f) for f in ours), reverse=True):
                 total += size
-                abandoned = file.suffix == ".tmp" and time.time() - when > _ABANDONED
+                abandoned = file.suffix == ".tmp" and time.time() - when > ABANDONED
                 if abandoned or (file.suffix != ".tmp" and total > _MOST_BYTES):
                     file.unlink(missing_ok=True)
         except OSError:

@@ -125,7 +125,7 @@ def run(
         found = study(sources, asked, **options)
     reports = tuple(replace(report, command=command) for report in found.reports)
     if keep:
-        reports = tuple(keep_report(source, report, preset=preset, **options) for report in reports)
+        reports = tuple(keep_report(source, report, probe=probe, preset=preset, **options) for report in reports)
     return reports[0] if len(reports) == 1 else replace(found, reports=reports)
 
 

@@ -88,7 +88,8 @@ class LayerResult(Score):
     weights : dict
         Of a learned mix: mean and standard deviation of each layer's weight over folds and seeds.
     per_class_intervals : dict of Interval
-        `per_class` with intervals, from the resamples of the scores. Rough where few groups stand behind a genre.
+        `per_class` with intervals, from the resamples of the scores; without genres of which these cannot tell, as too few
+        groups stand behind them or were ever recognised (`probes.statistics`).
     """
 
     layer: int | str

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
@@ -23,6 +24,7 @@ from embedstore.errors import StoreError, StoreFormatError
 from embedstore.store import EmbeddingStore
 from embedstore.store.disk import explained, plain_file, refuse_link, write_file
 from embedstore.store.records import dump
+from probes.cells import ABANDONED
 from probes.protocol import Protocol
 from probes.results import ProbeReport
 
@@ -37,6 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LARGEST = 2**26  # bytes; 100,000 tracks and three seeds take 4 MB
 _MOST_VALUES = 2**23
 _HEAD = re.compile(rb'\{"sum": "([0-9a-f]{64})", "study": ')
+_BY_KEY = ("labels", "seconds")
 Report = TypeVar("Report", bound="ProbeReport | AuditReport")
 
 
@@ -49,7 +52,7 @@ def study_name(kind: Literal["probe", "audit"], probe: str, asked: Mapping[str, 
     probe : str
         As the report calls it.
     asked : mapping
-        Options of `probes.study` or `probes.audit_leaks`; those that change no number are passed over.
+        Options of `probes.study` or `probes.audit_leaks`, in plain values; those that change no number are passed over.
 
     Examples
     --------
@@ -57,7 +60,7 @@ def study_name(kind: Literal["probe", "audit"], probe: str, asked: Mapping[str, 
     ('mlp-20-genres', 'audit-sklearn.svm.SVC-1e4d27')
     """
     usual: dict[str, Any] = {field.name: field.default for field in fields(Protocol)}
-    usual |= {"layer": "all", "preset": None}
+    usual |= {"layer": "all"} | dict.fromkeys(("preset", "model", *_BY_KEY))
     del usual["resamples"], usual["quality"]
     more = {name: asked[name] for name in usual if asked.get(name) not in (None, usual[name], ())}
     genres = str(more.get("genres", "")).strip()
@@ -65,6 +68,20 @@ def study_name(kind: Literal["probe", "audit"], probe: str, asked: Mapping[str, 
     plain = re.sub(r"[^A-Za-z0-9.]+", "-", probe).strip("-.")[:60] or "probe"
     told = [hashlib.sha256(repr(sorted(more.items())).encode()).hexdigest()[:6]] if more else []
     return "-".join([*(["audit"] if kind == "audit" else []), plain, *number, *told])
+
+
+def _plainly(asked: Mapping[str, Any], genres: tuple[str, ...]) -> dict[str, Any]:
+    """Spell out what Python callers give as objects, and `genres`, however they were named."""
+    plain = {**vars(asked.get("protocol") or Protocol()), **asked}
+    if plain["genres"] is not None and not str(plain["genres"]).strip().isdecimal():
+        plain["genres"] = genres
+    probe: Any = plain.get("probe")
+    if hasattr(probe, "get_params"):
+        plain["model"] = [type(probe).__qualname__, sorted(probe.get_params().items()), getattr(probe, "grid", ())]
+    for name in _BY_KEY:
+        if plain.get(name) is not None:
+            plain[name] = sorted((int(key), value) for key, value in plain[name].items())
+    return plain
 
 
 def keep(store: Any, report: Report, **asked: Any) -> Report:
@@ -89,10 +106,7 @@ def keep_study(store: EmbeddingStore, report: ProbeReport | AuditReport, asked: 
     kind: Literal["probe", "audit"] = "probe" if isinstance(report, ProbeReport) else "audit"
     made = {"kind": kind, "made": datetime.now(UTC).isoformat(timespec="seconds"), "state": state_of(store)}
     said = json.dumps({**made, "report": asdict(report)}, ensure_ascii=False).encode(errors="replace")
-    genres = asked.get("genres")
-    if genres is not None and not str(genres).strip().isdecimal():
-        asked = {**asked, "genres": report.genres}  # however they were named
-    path = study_path(store.path, study_name(kind, report.probe, asked))
+    path = study_path(store.path, study_name(kind, report.probe, _plainly(asked, report.genres)))
     data = b'{"sum": "%s", "study": %s}\n' % (hashlib.sha256(said).hexdigest().encode(), said)
     make_room(store.path)
     with explained(f"cannot write {path}"):
@@ -158,8 +172,11 @@ def state_of(store: EmbeddingStore) -> str:
 
 
 def _trim(store: Path) -> None:
-    """Remove the oldest beyond `MOST`."""
+    """Remove the oldest beyond `MOST`, and what killed processes left."""
     with suppress(OSError):
+        for left in (store / FOLDER).glob("*.json.tmp-*"):
+            if time.time() - left.lstat().st_mtime > ABANDONED:
+                left.unlink()
         found = [file for file in (store / FOLDER).glob("*.json") if _NAME.fullmatch(file.stem)]
         for file in sorted(found, key=lambda file: file.lstat().st_mtime)[:-MOST]:
             file.unlink()

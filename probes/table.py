@@ -84,8 +84,8 @@ class Table:
             return np.asarray(average_precision(y, values).mean(0))
         return np.asarray(f1_per_class(tally(y, values, self.n_classes)).mean(0))
 
-    def class_intervals(self, row: int) -> list[Interval]:
-        """Give the same with their intervals."""
+    def class_intervals(self, row: int) -> list[Interval | None]:
+        """Give the same with their intervals; None where there can be no honest one."""
         return self.samples.class_intervals(row, self.per_class(row))
 
     def confusion(self, row: int) -> Ints:

@@ -34,7 +34,7 @@ class FakeDecoder:
 
     sounds: dict[str, np.ndarray]
 
-    def __init__(self, sample_rate, *, timeout):
+    def __init__(self, sample_rate, *, timeout, longest):
         self.sample_rate = sample_rate
 
     def __enter__(self):
@@ -329,6 +329,24 @@ def test_encode_file_names_the_fault(monkeypatch, tmp_path, write_audio):
         encode_file(str(write_audio("short.wav", seconds=0.01)), Toy())
     with pytest.raises(AudioError, match="No such file"):
         encode_file(str(tmp_path / "none.wav"), Toy())
+
+
+def test_a_file_that_nobody_wants_any_more_is_left(monkeypatch):
+    """What works on it is ended at the next look; one that is wanted is waited for."""
+    looks, ended = [True, False], []
+
+    def run_lanes(*_, **options):
+        assert options["longest"] == 5
+        try:
+            while True:
+                yield None
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr("embedstore.lanes.run_lanes", run_lanes)
+    with pytest.raises(AudioError, match="nobody waits"):
+        encode_file("a.wav", Toy(), longest=5, wanted=lambda: looks.pop(0))
+    assert (looks, ended) == ([], [True])
 
 
 def test_whole_tracks_are_windows_too(monkeypatch):

@@ -162,6 +162,8 @@ class Sound:
     ----------
     path : path
         A regular file.
+    longest : float
+        Seconds of sound that it may have.
 
     Attributes
     ----------
@@ -178,18 +180,24 @@ class Sound:
     ------
     AudioError
         The file cannot be opened (stage "open"), is no audio that can be decoded (stage "decode"), or states an absurd
-        sample rate (stage "check").
+        sample rate or too many seconds (stage "check").
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], longest: float = math.inf) -> None:
         self._source = source = open_source(Path(path).absolute())  # a bare "-" would mean stdin
         self.sample_rate, self.channels, self.decoder = source.sample_rate, source.channels, source.decoder
         self.frames, self.warnings = 0, source.warnings
+        self._longest = longest
         if not _RATES[0] <= self.sample_rate <= _RATES[1]:
             source.blocks.close()
             raise AudioError(
                 f"its header states {self.sample_rate:,} Hz, outside {_RATES[0]:,}..{_RATES[1]:,}", stage="check"
             )
+        try:
+            self._check_length(source.promised)
+        except AudioError:
+            source.blocks.close()
+            raise
 
     def blocks(self) -> Iterator[Floats]:
         """Decode, once: mono float32 blocks at the native rate.
@@ -197,7 +205,7 @@ class Sound:
         Raises
         ------
         AudioError
-            There is no sound in the file (stage "decode"), or a sample is not finite (stage "check").
+            There is no sound in the file (stage "decode"), or a sample is not finite, or there are too many (stage "check").
         """
         reason = ""
         with closing(self._source.blocks) as blocks:
@@ -206,6 +214,7 @@ class Sound:
                     mono = _downmix(block)
                     self._check_finite(mono)
                     self.frames += len(mono)
+                    self._check_length(self.frames)  # headers lie
                     yield mono
             except DecoderStopped as stopped:
                 reason = f" ({stopped})"
@@ -215,6 +224,10 @@ class Sound:
             kept, promised = self.frames / self.sample_rate, self._source.promised / self.sample_rate
             of = f" of {promised:.2f} s" if promised > kept else ""
             self.warnings += (f"the decoder stopped early: {kept:.2f} s{of} kept{reason}",)
+
+    def _check_length(self, frames: int) -> None:
+        if frames > self._longest * self.sample_rate:
+            raise AudioError(f"the sound is longer than {self._longest / 3600:g} h", stage="check")
 
     def _check_finite(self, mono: Floats) -> None:
         finite = np.isfinite(mono)

@@ -40,6 +40,8 @@ class Decoder:
         Seconds without a sign of life after which the process is killed. A long file that is being decoded is not silent.
     memory_limit : int
         Bytes that the process may allocate (where the system can limit it).
+    longest : float
+        Seconds of sound that a file may have.
 
     Examples
     --------
@@ -51,11 +53,13 @@ class Decoder:
     (1.0, 16000)
     """
 
-    def __init__(self, sample_rate: int, *, timeout: float = 60.0, memory_limit: int = 4 * 2**30) -> None:
+    def __init__(
+        self, sample_rate: int, *, timeout: float = 60.0, memory_limit: int = 4 * 2**30, longest: float = math.inf
+    ) -> None:
         check_rate(sample_rate)
         if timeout <= 0 or memory_limit <= 0:
             raise ParameterError(f"timeout (s) and memory_limit (bytes) are positive; got {timeout} and {memory_limit}")
-        self._settings, self._timeout = [str(sample_rate), str(memory_limit)], timeout
+        self._settings, self._timeout = [str(sample_rate), str(memory_limit), str(longest)], timeout
         self._worker: _Process | None = None
         self._busy = False  # the last request is not answered to its end
         self._turn = 0

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,14 @@ _RATE = 48_000
 _MEMORY = 4 * 2**30
 
 
-def transcode(path: str | os.PathLike[str], target: str | os.PathLike[str], *, most: int, timeout: float = 300) -> None:
+def transcode(
+    path: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    most: int,
+    timeout: float = 300,
+    started: Callable[[Child], object] = lambda _: None,
+) -> None:
     """Write the sound of a file as FLAC: 16 bits, its own rate from 8 to 96 kHz, else 48 kHz; of more than two channels, the mean.
 
     A decoder that stops early costs the rest of the sound.
@@ -43,6 +51,8 @@ def transcode(path: str | os.PathLike[str], target: str | os.PathLike[str], *, m
         Bytes that it may have.
     timeout : float
         Seconds after which the process is killed.
+    started : callable
+        Given the process, which may be killed at any time.
 
     Raises
     ------
@@ -59,6 +69,7 @@ def transcode(path: str | os.PathLike[str], target: str | os.PathLike[str], *, m
     timer = threading.Timer(timeout, stop)
     timer.start()
     try:
+        started(child)
         said = json.loads(child.stdout.read() or "null")
         if said is None:
             why = f"took longer than {timeout:g} s" if late.is_set() else f"died ({clean(child.death())})"

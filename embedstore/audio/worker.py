@@ -1,4 +1,4 @@
-"""The process that decodes: ``python -m embedstore.audio.worker SAMPLE_RATE MEMORY_LIMIT``.
+"""The process that decodes: ``python -m embedstore.audio.worker SAMPLE_RATE MEMORY_LIMIT LONGEST``.
 
 Requests come as JSON lines on stdin: ``{"do": "hash" | "inspect" | "blocks" | "tags", "path": ...}``. Answers go to stdout as
 JSON lines; ``{"samples": n}`` is followed by n float32. ``{"alive": true}`` may come at any time before an answer.
@@ -54,10 +54,12 @@ class Worker:
         Hz of the blocks.
     output : binary file
         Where answers go.
+    longest : float
+        Seconds of sound that a file may have.
     """
 
-    def __init__(self, sample_rate: int, output: BinaryIO) -> None:
-        self._sample_rate, self._output = sample_rate, output
+    def __init__(self, sample_rate: int, output: BinaryIO, longest: float) -> None:
+        self._sample_rate, self._output, self._longest = sample_rate, output, longest
         self._spooled: tuple[object, list[Floats]] = (None, [])
         self._spoke = 0.0
 
@@ -90,7 +92,7 @@ class Worker:
 
     def _inspect(self, path: Path) -> None:
         self._spooled = (None, [])
-        stamp, sound, digest = _stamp(path), Sound(path), SoundHash()
+        stamp, sound, digest = _stamp(path), Sound(path, self._longest), SoundHash()
         stream, moments = Resampler(sound.sample_rate, self._sample_rate), Moments()
         spool: list[Floats] = []
 
@@ -130,7 +132,7 @@ class Worker:
         self._say({"end": True})
 
     def _decoded(self, path: Path) -> Iterator[Floats]:
-        sound = Sound(path)
+        sound = Sound(path, self._longest)
         stream = Resampler(sound.sample_rate, self._sample_rate)
         for block in sound.blocks():
             yield stream.push(block)
@@ -193,11 +195,11 @@ def _read_requests(requests: SimpleQueue[bytes]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Serve until stdin ends."""
-    sample_rate, memory = map(int, arguments)
-    limit(memory)
+    sample_rate, memory, longest = arguments
+    limit(int(memory))
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not break the conversation
-    worker, requests = Worker(sample_rate, output), SimpleQueue[bytes]()
+    worker, requests = Worker(int(sample_rate), output, float(longest)), SimpleQueue[bytes]()
     threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
     while True:
         worker.answer(json.loads(requests.get()))

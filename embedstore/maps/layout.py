@@ -21,6 +21,7 @@ __all__ = ["INSTALL", "graph", "lay_out"]
 INSTALL = "pip install 'embedstore-mir[web]'"
 _BESIDE = 0.25  # share of a graph's weight that comes from the layers beside it
 _EPOCHS, _RATE = 100, 0.25  # of each layer, which starts where the one before ended
+_BEST = 5  # rows that another one is put between: all that is kept of it until the end
 _MIN_DIST = 0.1  # UMAP's own: how near points may lie
 
 
@@ -38,7 +39,7 @@ def graph(values: Floats, others: Floats, neighbors: int, seed: int) -> tuple[An
     sparse array, shape (n, n)
         Symmetric, from 0 to 1.
     sparse array, shape (m, n)
-        Each row sums to 1.
+        The five surest of each row, which sum to 1.
     """
     from scipy.sparse import csr_array
 
@@ -48,7 +49,12 @@ def graph(values: Floats, others: Floats, neighbors: int, seed: int) -> tuple[An
     if not len(others):
         return model.graph_, csr_array((0, len(values)))
     beside = csr_array(model.transform(others))
-    return model.graph_, csr_array(beside.multiply(1 / beside.sum(axis=1)[:, None]))
+    rows = np.repeat(np.arange(len(others), dtype=np.int32), np.diff(beside.indptr))
+    order = np.lexsort((-beside.data, rows))  # of each row the surest first
+    best = order[np.arange(len(order)) - beside.indptr[rows] < _BEST]
+    kept = csr_array((beside.data[best], (rows[best], beside.indices[best])), beside.shape)
+    kept.data /= kept.sum(axis=1)[rows[best]]
+    return model.graph_, kept
 
 
 def lay_out(graphs: Sequence[Any], start: Floats, seed: int, tell: Callable[[], None]) -> Iterator[Floats]:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from embedstore.errors import ParameterError, StoreError
 from embedstore.index import unit
 from embedstore.index.rows import BLOCK
 from embedstore.maps.layout import INSTALL, graph, lay_out
-from embedstore.maps.saved import keep, open_map
+from embedstore.maps.saved import NOTE, keep, open_map
 from embedstore.maps.values import Map
 from embedstore.registry import require, unknown_name
 from embedstore.store import EmbeddingStore
@@ -48,6 +49,7 @@ def make_map(
     seed: int = 0,
     neighbors: int = 15,
     progress: Callable[[int, int, str], None] | None = None,
+    instead: Path | None = None,
 ) -> Map:
     """Make the map of all tracks in all layers, and keep it in the store's folder ``maps`` in place of the one before.
 
@@ -65,6 +67,8 @@ def make_map(
         Of each track, that UMAP tries to keep beside it: fewer show small groups, more the whole.
     progress : callable, optional
         Called with (steps done, steps in all, what comes now).
+    instead : path, optional
+        Folder that it is kept below where the store cannot be written.
 
     Raises
     ------
@@ -76,6 +80,8 @@ def make_map(
         umap-learn is not installed.
     TrackNotFoundError, StoreFormatError
         The store lost tracks meanwhile.
+    StoreError
+        Nor can `instead` be written.
 
     Examples
     --------
@@ -100,7 +106,9 @@ def make_map(
     try:
         keep(store, made)
     except StoreError as error:
-        made = replace(made, notes=(*made.notes, f"the map could not be kept for next time: {error}"))
+        made = replace(made, notes=(*made.notes, f"the map could not be kept for next time: {error}"[:NOTE]))
+        if instead is not None:
+            keep(store, made, instead)
     return made
 
 
@@ -109,7 +117,11 @@ def _make(
 ) -> Map:
     began, layers, n = time.perf_counter(), store.card.layers, len(keys)
     flows = method == "umap" and n >= _FEW
-    notes = (f"{n} tracks are too few for UMAP: placed by PCA",) if method == "umap" and not flows else ()
+    notes = (
+        (f"{n} track{'s are' if n > 1 else ' is'} too few for UMAP: placed by PCA",)
+        if method == "umap" and not flows
+        else ()
+    )
     steps, done = len(layers) * (1 + flows) + flows, count()
     axes, clusters = np.empty((len(layers), n, 2), np.float32), np.empty((len(layers), n), np.int16)
     laid = _some(n, _MOST, seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from embedstore.store import EmbeddingStore
 from embedstore.store.disk import explained, plain_file, refuse_link, write_file
 from embedstore.store.records import parse, take
 
-__all__ = ["keep", "open_map"]
+__all__ = ["keep", "open_map", "where"]
 
 _FORMAT = 1
 _POINTS = ("keys", "positions", "clusters")
+_ABANDONED = 3600  # seconds after which half a file is that of a killed process
 _LARGEST = 2**33  # bytes: 13 layers of 60 million tracks
+NOTES, NOTE = 10, 500  # notes, and characters of each
 _ABOUT = {"format": int, "method": str, "seed": int, "neighbors": int, "seconds": float, "layers": list}
 
 
@@ -44,12 +47,14 @@ def keep(store: EmbeddingStore, made: Map, folder: Path | None = None) -> None:
     about |= {"format": _FORMAT, "fingerprint": store.fingerprint}
     about["sum"] = _sum(about, points)
     data = save({**points, "about": np.frombuffer(json.dumps(about).encode(), np.uint8)})
-    path = _path(folder or store.path, made.method)
+    path = where(folder or store.path, made.method)
     with explained(f"cannot keep the map in {path.parent}"):
         refuse_link(path.parent)
         path.parent.mkdir(exist_ok=True)
-        for left in path.parent.glob(f"{path.name}.tmp-*"):  # by a process that was killed
-            left.unlink(missing_ok=True)
+        for left in path.parent.glob(f"{path.name}.tmp-*"):
+            with suppress(FileNotFoundError):  # it has just become a map
+                if time.time() - left.lstat().st_mtime > _ABANDONED:
+                    left.unlink()
         write_file(path, data)
 
 
@@ -67,7 +72,7 @@ def _read(store: EmbeddingStore, method: str, folder: Path) -> Map:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    path = _path(folder, method)
+    path = where(folder, method)
     refuse_link(path.parent)
     with plain_file(path, _LARGEST) as file:
         data = file.read()
@@ -84,11 +89,14 @@ def _read(store: EmbeddingStore, method: str, folder: Path) -> Map:
     if ours != {name: told[name] for name in ours} or not 0 <= told["seconds"] < math.inf:
         raise StoreFormatError(f"{path.name} is not of the layers {ours['layers']}")
     del told["format"]
-    notes = tuple(str(note) for note in take(about, "notes", list))
-    return Map(**told | points | {"layers": tuple(told["layers"]), "notes": notes})
+    notes = take(about, "notes", list)
+    if len(notes) > NOTES or not all(isinstance(note, str) and len(note) <= NOTE for note in notes):
+        raise StoreFormatError(f"{path.name} should hold up to {NOTES} notes of up to {NOTE} characters")
+    return Map(**told | points | {"layers": tuple(told["layers"]), "notes": tuple(notes)})
 
 
-def _path(folder: Path, method: str) -> Path:
+def where(folder: Path, method: str) -> Path:
+    """Say which file the map by a method is, of a store or another folder that it was kept below."""
     return folder / "maps" / f"{method}.safetensors"
 
 

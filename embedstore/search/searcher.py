@@ -210,15 +210,15 @@ class Searcher:
                 changed = error  # perhaps only because the store has changed meanwhile
         raise changed
 
-    def hear(self, path: str | os.PathLike[str]) -> Heard:
-        """Encode a file as the tracks of the store were; what it gives serves every layer.
+    def hear(self, path: str | os.PathLike[str], **options: Any) -> Heard:
+        """Encode a file as the tracks of the store were, with options as `encode_file` takes them; it serves every layer.
 
         Raises
         ------
         AudioError, EncoderError, EncoderMismatchError
             It cannot be.
         """
-        return self._ear.encode(os.fspath(path))
+        return self._ear.encode(os.fspath(path), **options)
 
     def _search(
         self, view: _View, query: Query, wanted: Filter, shape: Shape, heard: Mapping[str, Heard]

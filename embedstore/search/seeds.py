@@ -155,8 +155,8 @@ class Ear:
             vector = live.place(windows.values[place : place + 1])[0]
         return Sound(track.key, vector, track.seconds, track.labels, notes)
 
-    def encode(self, path: str, *, keep_windows: bool = False) -> Heard:
-        """Encode a file.
+    def encode(self, path: str, **options: Any) -> Heard:
+        """Encode a file, with options as `encode_file` takes them.
 
         Raises
         ------
@@ -168,7 +168,7 @@ class Ear:
         with self._lock:
             if not self._loaded:
                 self._loaded.append(encoder_of(self.store, **self._options))
-        return Heard(*hear_file(self._loaded[0], path, keep_windows=keep_windows), self._loaded[0].windowing)
+        return Heard(*hear_file(self._loaded[0], path, **options), self._loaded[0].windowing)
 
     def _file(self, seed: Seed, live: LayerSearch, heard: Heard) -> Sound:
         report, embeddings = heard.report, heard.embeddings

@@ -58,13 +58,14 @@ def create_app(
     jobs : Jobs, optional
         That `make_jobs` made, which the caller closes; default: new ones.
     """
+    jobs = jobs or make_jobs(searcher, extensions)
     service = Service(
         searcher.store,
         Searchers(searcher),
         Library(searcher),
-        jobs or make_jobs(searcher, extensions),
+        jobs,
         Bodies(DECODED, ALL_UPLOADS),
-        Uploads(searcher, [one.guess for one in extensions if one.guess]),
+        Uploads(searcher, [one.guess for one in extensions if one.guess], jobs.closed),
     )
     app = _Api(
         title="embedstore",

@@ -6,12 +6,15 @@ import asyncio
 import hashlib
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from embedstore.audio import transcode
+from embedstore.child import Child
 from embedstore.types import Track
 from embedstore.web.audio import open_as_stored
 
@@ -36,6 +39,14 @@ class Copies:
         self._places, self._lock = asyncio.Semaphore(places), threading.Lock()
         self._sizes = dict[Path, int]()  # those used last are last
         self._making = WeakValueDictionary[Path, asyncio.Lock]()
+        self._writing, self._closed = WeakSet[Child](), False
+
+    def close(self) -> None:
+        """Stop what is written, and write no more."""
+        with self._lock:
+            self._closed = True
+            for child in self._writing:
+                child.kill()
 
     async def open(self, track: Track) -> int:
         """Give the copy of a track as an open file.
@@ -43,7 +54,7 @@ class Copies:
         Raises
         ------
         HTTPException
-            410: no file is there as it was stored.
+            410: no file is there as it was stored; 503: there is no place for a copy.
         AudioError
             It cannot be decoded.
         """
@@ -61,20 +72,37 @@ class Copies:
 
     def _take(self, copy: Path) -> int | None:
         with self._lock:
-            if (size := self._sizes.pop(copy, None)) is None:
+            try:
+                handle = os.open(copy, os.O_RDONLY)
+            except FileNotFoundError:  # not yet written, or taken by who cleans up temporary files
+                self._sizes.pop(copy, None)
                 return None
-            self._sizes[copy] = size
-            return os.open(copy, os.O_RDONLY)
+            self._sizes[copy] = self._sizes.pop(copy, os.fstat(handle).st_size)
+            return handle
 
     def _write(self, path: str, copy: Path) -> int:
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # it may be taken as the copies in it are
+            return self._written(path, copy)
+        except OSError as error:
+            raise HTTPException(503, f"no copy can be written: {error.strerror or error}") from error
+
+    def _written(self, path: str, copy: Path) -> int:
         new = copy.with_suffix(".part")
-        transcode(path, new, most=self._most)
+        transcode(path, new, most=self._most, started=self._hold)
         with self._lock:
             new.replace(copy)
-            self._sizes[copy] = copy.stat().st_size
             handle = os.open(copy, os.O_RDONLY)
+            self._sizes[copy] = os.fstat(handle).st_size
             while sum(self._sizes.values()) > self._most:  # who reads one goes on reading
                 oldest = next(iter(self._sizes))
                 del self._sizes[oldest]
-                oldest.unlink()
+                with suppress(OSError):
+                    oldest.unlink()
         return handle
+
+    def _hold(self, child: Child) -> None:
+        with self._lock:
+            self._writing.add(child)
+            if self._closed:
+                child.kill()

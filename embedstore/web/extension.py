@@ -65,11 +65,14 @@ class Guessed:
         Most likely first.
     notes : tuple of str
         What a person should know, e.g. that it would rather not say.
+    sure : bool
+        False where it would rather not say.
     """
 
     probe: str
     genres: tuple[Guess, ...]
     notes: tuple[str, ...] = ()
+    sure: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,16 @@ class Extension:
         Makes a router; its routes lie below ``/api``.
     jobs : mapping of str to Job
         By kind.
-    guess : function of (EmbeddingStore, LayerEmbeddings), or None
-        Guesses genres; None where no probe is trained.
+    guess : function of (EmbeddingStore, LayerEmbeddings, int or None), or None
+        Guesses the genres of a sound; the number is the key that it has, or would have, in a store, where known. Gives None where
+        no probe is trained.
     samples : tuple of dataclasses
         An example of each thing that the routes take or give, for ``/openapi.json``: see `embedstore.web.models`.
     """
 
     routes: Callable[[Service], APIRouter] | None = None
     jobs: Mapping[str, Job] = field(default_factory=dict)
-    guess: Callable[[EmbeddingStore, LayerEmbeddings], Guessed | None] | None = None
+    guess: Callable[[EmbeddingStore, LayerEmbeddings, int | None], Guessed | None] | None = None
     samples: tuple[Any, ...] = ()
 
 

@@ -111,7 +111,8 @@ class Guard:
         given = QueryParams(scope["query_string"]).get("token")
         if given is not None and self._is_token(given):  # out of the address, the history and what is sent to others
             answer = RedirectResponse("/", 303)
-            answer.set_cookie(_cookie(headers), quote(given, safe=""), httponly=True, samesite="strict")
+            # "strict" would not be sent after a click in a mail or chat; what other sites post is refused by its Origin
+            answer.set_cookie(_cookie(headers), quote(given, safe=""), httponly=True, samesite="lax")
             return answer
         if self._has_token(headers):
             return None

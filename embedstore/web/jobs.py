@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +26,8 @@ from embedstore.web.extension import Job
 __all__ = ["JobState", "Jobs"]
 
 _REMEMBERED = 100
+_FOLDER = "embedstore-jobs-"
+_NEW = 5  # seconds in which a folder may not be locked yet
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Jobs:
     ----------
     folder : Path
         For what jobs cannot keep in the store; it is gone when they are closed.
+    held : contextlib.ExitStack
+        What goes when they are closed.
     closed : threading.Event
         Whether they are.
     """
@@ -78,8 +86,8 @@ class Jobs:
         self._child: Child | None = None
         self._thread: threading.Thread | None = None
         self._count, self.closed = 0, threading.Event()
-        self._folder = tempfile.TemporaryDirectory(prefix="embedstore-jobs-")
-        self.folder = Path(self._folder.name)
+        self.held = ExitStack()
+        self.folder = self.held.enter_context(_own_folder())
 
     def list(self) -> list[JobState]:
         """List them, the newest first."""
@@ -100,6 +108,8 @@ class Jobs:
             Options that this kind does not take.
         HTTPException
             409: another one runs.
+        OSError
+            No process is to be had.
         """
         if kind not in self._kinds:
             raise UnknownNameError(f"there is no job {kind!r:.80}; known: {', '.join(sorted(self._kinds))}")
@@ -114,13 +124,18 @@ class Jobs:
                 raise HTTPException(503, "the service is ending")
             if busy := self.running():
                 raise HTTPException(409, f"the job {busy.id} ({busy.kind}) is running; wait for it, or stop it")
-            self._count += 1
-            state = JobState(str(self._count), kind, asked)
+            child = Child(["-m", "embedstore.web.work", job.target])
+            state = JobState(str(self._count + 1), kind, asked)
+            thread = threading.Thread(target=self._follow, args=(state, child), daemon=True)
             self._states[state.id] = state
+            try:
+                thread.start()
+            except RuntimeError as error:
+                del self._states[state.id]
+                child.end()
+                raise OSError(errno.EAGAIN, str(error)) from error
+            self._count, self._child, self._thread = self._count + 1, child, thread
             self._states.pop(str(self._count - _REMEMBERED), None)
-            self._child = child = Child(["-m", "embedstore.web.work", job.target])
-            self._thread = threading.Thread(target=self._follow, args=(state.id, child), daemon=True)
-            self._thread.start()
         return state
 
     def stop(self, name: str) -> JobState:
@@ -135,7 +150,7 @@ class Jobs:
             if name not in self._states:
                 raise UnknownNameError(f"there is no job {name!r:.80}")
             if self._states[name].state == "running" and self._child is not None:
-                self._say(name, state="stopped")
+                self._states[name] = replace(self._states[name], state="stopped")
                 self._child.kill()
             return self._states[name]
 
@@ -151,31 +166,71 @@ class Jobs:
         if busy := self.running():
             self.stop(busy.id)
         self.wait()
-        self._folder.cleanup()
+        self.held.close()
 
-    def _follow(self, name: str, child: Child) -> None:
-        """Tell one process what to do, and write down what it says."""
-        asked = {"store": str(self._store.path), "folder": str(self.folder), "options": self._states[name].options}
-        with suppress(OSError):  # it died at once: its output says so
-            child.stdin.write(json.dumps(asked).encode() + b"\n")
-            child.stdin.flush()
-        for line in child.stdout:
-            match json.loads(line):
-                case {"result": result}:
-                    self._end(name, "done", "", result)
-                case {"error": error}:
-                    self._end(name, "failed", error)
-                case step if self._states[name].state == "running":
-                    self._say(name, **step)
-        if self._states[name].state == "running":
-            self._end(name, "failed", f"its process died ({child.death()})")
-        child.end()
-
-    def _end(self, name: str, state: str, message: str, result: str | None = None) -> None:
-        with self._lock:
-            if (one := self._states[name]).state == "running":
-                done = one.total if state == "done" else one.done
-                self._say(name, state=state, done=done, message=message, result=result)
+    def _follow(self, job: JobState, child: Child) -> None:
+        """Tell one process what to do, and write down what it says, until it has ended."""
+        asked, line = {"store": str(self._store.path), "folder": str(self.folder), "options": job.options}, b""
+        try:
+            with suppress(OSError):  # it died at once: its output says so
+                child.stdin.write(json.dumps(asked).encode() + b"\n")
+                child.stdin.flush()
+            for line in child.stdout:
+                self._say(job.id, **_understood(line))
+            if self._states[job.id].state == "running":
+                self._say(job.id, state="failed", message=f"its process died ({child.death()})")
+        except ValueError:
+            self._say(job.id, state="failed", message=f"its process said what no job says: {line[:80]!r}")
+        finally:
+            child.end()
 
     def _say(self, name: str, **what: Any) -> None:
-        self._states[name] = replace(self._states[name], **what)
+        """Change what is known of a job that runs; one that has ended stays as it is."""
+        with self._lock:
+            if (one := self._states[name]).state == "running":
+                steps = {"done": one.total} if what.get("state") == "done" else {}
+                self._states[name] = replace(one, **what | steps)
+
+
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """Make a folder that goes afterwards; take away those of services that were killed: nobody holds their locks.
+
+    Who cleans up temporary files leaves a folder alone that is locked.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with suppress(OSError):  # it is somebody else's, or in use
+            if time.time() - left.lstat().st_mtime > _NEW:
+                with _locked(left):
+                    shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_FOLDER, ignore_cleanup_errors=True) as name, ExitStack() as held:
+        with suppress(OSError):  # a file system without locks
+            held.enter_context(_locked(Path(name)))
+        yield Path(name)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; OSError: another process does, or there are no locks."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError(errno.ENOSYS, "no locks") from error
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _understood(line: bytes) -> dict[str, Any]:
+    """Read what a process said; ValueError: it is half a line, or of something else."""
+    match json.loads(line):
+        case {"result": str(result)}:
+            return {"state": "done", "message": "", "result": result}
+        case {"error": str(error)}:
+            return {"state": "failed", "message": error}
+        case {"done": int(done), "total": int(total), "message": str(message)}:
+            return {"done": done, "total": total, "message": message}
+    raise ValueError(line)

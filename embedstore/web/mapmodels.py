@@ -38,12 +38,15 @@ class MapMethod:
         Tracks that the map was made of; the others are drawn beside the tracks that they are most like.
     seconds : float
         About how long making it takes.
+    made : str
+        Another one once the map was made again; empty if it is missing.
     """
 
     method: str
     state: Literal["ready", "missing", "making"]
     covers: int
     seconds: float
+    made: str
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,21 @@ class MapState:
 
 @dataclass(frozen=True)
 class NamedCodes:
-    """One name for each row, by number.
+    """The names of each row, by number.
 
     Attributes
     ----------
     names : list of str
         Those of most rows first.
     codes : list of int
-        Number of each row's name; -1: it has none.
+        Number of each row's first name; -1: it has none.
+    more : list of (int, int)
+        Row and number of every further name, in order.
     """
 
     names: list[str]
     codes: list[int]
+    more: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class MapTracks:
     titles : list of str
         Title, or the name of the file.
     genres, artists : NamedCodes
-        First genre and first artist.
+        What each row has.
     years : list of (int or None)
         Of the first release; None if unknown.
     seconds : list of float
@@ -163,10 +169,10 @@ class MapMatches:
 
 _LAYERS = (MapLayer(0, "input"), MapLayer(1, "layer 1"))
 SAMPLES: tuple[Any, ...] = (
-    MapState("5d1c2a90", 2, _LAYERS, 1, (MapMethod("umap", "ready", 2, 12.5),), ()),
+    MapState("5d1c2a90", 2, _LAYERS, 1, (MapMethod("umap", "ready", 2, 12.5, "17d3f0a2b4c61e08"),), ()),
     MapTracks(
-        "5d1c2a90", ["00d1f2a3b4c5e697", "0123456789abcdef"], ["The Thrill Is Gone", "stormy.ogg"], NamedCodes(["blues"], [0, 0]),
-        NamedCodes(["B.B. King"], [0, -1]), [1969, None], [325.4, 181.0],
+        "5d1c2a90", ["00d1f2a3b4c5e697", "0123456789abcdef"], ["The Thrill Is Gone", "stormy.ogg"], NamedCodes(["blues", "rock"], [0, 0], [(1, 1)]),
+        NamedCodes(["B.B. King"], [0, -1], []), [1969, None], [325.4, 181.0],
     ),
     MapPositions("5d1c2a90", "umap", 1, [0, 65535], [32768, 400], [0, -1]),
     MapMatches("5d1c2a90", [1]),

@@ -7,7 +7,6 @@ import tempfile
 import threading
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from embedstore.errors import UnknownNameError
 from embedstore.maps import METHODS, Map, estimate_seconds, make_map, open_map, place
-from embedstore.maps.saved import keep
+from embedstore.maps.saved import where
 from embedstore.search.columns import Columns
 from embedstore.store import EmbeddingStore
 from embedstore.types import Keys, track_id
@@ -31,7 +30,7 @@ from embedstore.web.work import Progress
 
 __all__ = ["MapOptions", "Mapping", "make"]
 
-_LAYOUTS = 40  # that are remembered as bytes: of 100,000 tracks 1.5 MB each
+_MEMORY = 2**28  # bytes of layouts that are remembered: of 100,000 tracks 1.5 MB each
 _PLACES = 65_535  # a position is a number from 0 to this
 
 
@@ -57,10 +56,8 @@ class MapOptions(BaseModel):
 
 def make(store: str, progress: Progress, method: str, seed: int, neighbors: int) -> str:
     """Make a map: a job. Where the store cannot be written, it is kept for as long as the service runs."""
-    opened = EmbeddingStore.open(store)
-    made = make_map(opened, method, seed=seed, neighbors=neighbors, progress=progress)
-    if open_map(opened, method) is None:
-        keep(opened, made, Path(tempfile.gettempdir()))
+    instead = Path(tempfile.gettempdir())
+    make_map(EmbeddingStore.open(store), method, seed=seed, neighbors=neighbors, progress=progress, instead=instead)
     return method
 
 
@@ -97,10 +94,10 @@ class Mapping:
         self._store, self._searchers, self._jobs = searchers.store, searchers, jobs
         self._rows = Kept(self._store, self._read)
         self._lock = threading.Lock()
-        self._kept: dict[
-            str, tuple[object, Map | None]
-        ] = {}  # by method: when the folder was written to, and what is in it
-        self._layout = lru_cache(_LAYOUTS)(self._lay_out)
+        self._kept = dict[str, tuple[str, Map | None]]()  # by method: when it was written, and what it is
+        self._laid = dict[
+            object, tuple[object, bytes]
+        ]()  # by method and layer: of which rows and map; the newest are last
 
     def _read(self) -> _Rows:
         view = self._searchers.default.view()
@@ -133,12 +130,12 @@ class Mapping:
         making = busy.options["method"] if busy and busy.kind == "map" else ""
         methods, notes = list[MapMethod](), self._searchers.default.view().notes
         for method in METHODS:
-            found = self.map(method)
-            state: Any = "making" if method == making else "missing" if found is None else "ready"
+            stamp, found = self._open(method)
             covers = 0 if found is None else int(np.isin(found.keys, rows.keys).sum())
+            state: Any = "ready" if covers else "making" if method == making else "missing"
             seconds = round(estimate_seconds(len(rows.keys), len(numbers), method), 1)
-            notes += () if found is None else found.notes
-            methods.append(MapMethod(method, state, covers, seconds))
+            notes += found.notes if found is not None and covers else ()
+            methods.append(MapMethod(method, state, covers, seconds, stamp if covers else ""))
         shown = self._searchers.default.layer
         return MapState(
             rows.version,
@@ -146,18 +143,23 @@ class Mapping:
             tuple(MapLayer(layer.number, layer.name) for layer in card.layers),
             shown if isinstance(shown, int) and shown in numbers else card.default_layer,
             tuple(methods),
-            notes,
+            tuple(dict.fromkeys(notes)),
         )
 
     def map(self, method: str) -> Map | None:
         """Give the map of a method; None: it is to be made."""
+        return self._open(method)[1]
+
+    def _open(self, method: str) -> tuple[str, Map | None]:
+        """Read the newest map of the store and the jobs; with when they were written."""
         with self._lock:
-            places, before = (self._store.path, self._jobs.folder), self._kept.get(method)
-            stamp = [modified(place / "maps") for place in places]
+            before = self._kept.get(method)
+            places = [(modified(where(place, method)), place) for place in (self._store.path, self._jobs.folder)]
+            stamp = "-".join(f"{when:x}" for when, _ in places)
             if before is None or before[0] != stamp:
-                found = (open_map(self._store, method, place) for place in places)
-                self._kept[method] = before = stamp, next(filter(None, found), None)
-            return before[1]
+                maps = (open_map(self._store, method, place) for _, place in sorted(places, reverse=True))
+                self._kept[method] = before = stamp, next(filter(None, maps), None)
+            return before
 
     def positions(self, method: str, layer: int, version: str) -> bytes:
         """Say where the tracks lie: a `MapPositions`.
@@ -165,17 +167,25 @@ class Mapping:
         Raises
         ------
         HTTPException
-            409: the version is not the present one; 404: this map is to be made.
+            409: the version is not the present one; 404: this map is to be made, perhaps again.
         UnknownNameError
             No such layer or method.
         """
         if method not in METHODS:
             raise UnknownNameError(f"there is no map {method!r:.80}; known: {', '.join(METHODS)}")
         number = self._store.card.layer(layer).number
-        rows, found = self._of(version), self.map(method)
+        rows, (stamp, found) = self._of(version), self._open(method)
         if found is None:
             raise HTTPException(404, f"no map by {method} is made; POST /api/jobs makes it")
-        return self._layout(found, number, rows)
+        laid = self._laid.get((method, number))
+        if laid is None or laid[0] != (version, stamp):
+            laid = (version, stamp), self._lay_out(found, number, rows)
+            with self._lock:
+                self._laid.pop((method, number), None)
+                self._laid[method, number] = laid
+                while sum(len(body) for _, body in self._laid.values()) > _MEMORY:
+                    del self._laid[next(iter(self._laid))]
+        return laid[1]
 
     def _of(self, version: str) -> _Rows:
         rows = self._rows()
@@ -186,6 +196,10 @@ class Mapping:
     def _lay_out(self, found: Map, layer: int, rows: _Rows) -> bytes:
         at = found.layers.index(layer)
         known = np.isin(rows.keys, found.keys)
+        if not known.any():
+            raise HTTPException(
+                404, f"the map by {found.method} has none of these tracks; POST /api/jobs makes it again"
+            )
         mapped = np.searchsorted(found.keys, rows.keys[known])
         places = np.full((len(rows.keys), 2), 0.5, np.float32)
         clusters = np.full(len(rows.keys), -1, np.int16)
@@ -205,8 +219,8 @@ def _tell(columns: Columns, places: NDArray[np.int64]) -> MapTracks:
         version="",
         tracks=[track_id(key) for key in columns.keys[places].tolist()],
         titles=[columns.short(place) for place in chosen],
-        genres=_code([one.genres[:1] for one in labels]),
-        artists=_code([one.artists[:1] for one in labels]),
+        genres=_code([one.genres for one in labels]),
+        artists=_code([one.artists for one in labels]),
         years=[one.year or None for one in labels],
         seconds=columns.seconds[places].round(1).tolist(),
     )
@@ -214,6 +228,8 @@ def _tell(columns: Columns, places: NDArray[np.int64]) -> MapTracks:
 
 def _code(told: list[tuple[str, ...]]) -> NamedCodes:
     """Give each name a number, the most frequent first; -1: none."""
-    names = [name for name, _ in Counter(name for one in told for name in one).most_common()]
+    counts = Counter(name for one in told for name in one)
+    names = sorted(counts, key=lambda name: (-counts[name], name))
     numbers = {name: number for number, name in enumerate(names)}
-    return NamedCodes(names, [numbers[one[0]] if one else -1 for one in told])
+    codes = [numbers[one[0]] if one else -1 for one in told]
+    return NamedCodes(names, codes, [(row, numbers[name]) for row, one in enumerate(told) for name in one[1:]])

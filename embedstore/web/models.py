@@ -348,6 +348,8 @@ class Upload:
         That it may have, most likely first; empty where no probe is trained.
     probe : str or None
         Name of the probe that guessed.
+    sure : bool
+        Whether the likeliest genre may be taken as its answer; False where it would rather not say, or there is no probe.
     stored : str or None
         Id of the stored track that is this very sound.
     notes : tuple of str
@@ -359,6 +361,7 @@ class Upload:
     seconds: float
     genres: tuple[Guess, ...]
     probe: str | None
+    sure: bool
     stored: str | None
     notes: tuple[str, ...]
 
@@ -422,7 +425,7 @@ _SAMPLES = (
     Health("ok", "0.7.0", 1000),
     Problem(Fault("ParameterError", "k is at most 1000; got 5000")),
     FailurePage(1, 0, (FailedFile("/music/broken.ogg", "decode", "no sound in it: 0 frames decoded"),)),
-    Upload("5d1c2a90e1b2", "a song.mp3", 181.0, (Guess("blues", 0.93),), "logistic", None, ()),
+    Upload("5d1c2a90e1b2", "a song.mp3", 181.0, (Guess("blues", 0.93),), "logistic", True, None, ()),
     PlaylistRequest(tracks=[_TRACK.id], name="blue evening"),
     JobRequest(kind="map", options={"method": "umap"}),
     JobState("1", "map", {"method": "umap", "seed": 0, "neighbors": 15}, "running", 3, 13, "layer 3"),

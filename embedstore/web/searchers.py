@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
 
 from embedstore.search import Searcher
 
@@ -28,9 +27,8 @@ class Searchers:
 
     def __init__(self, default: Searcher) -> None:
         self.default, self.store = default, default.store
-        widest = max(layer.dim for layer in self.store.card.layers)
-        self._lock = threading.Lock()
-        self._opened = lru_cache(max(1, _MEMORY // (4 * widest * max(1, len(default)))))(default.beside)
+        self._widest = max(layer.dim for layer in self.store.card.layers)
+        self._lock, self._opened = threading.Lock(), dict[int | str | None, Searcher]()  # those used last are last
 
     def of(self, layer: int | str | None = None) -> Searcher:
         """Give the searcher of a layer, by its number or name or ``"mean"``; of none, the default.
@@ -47,4 +45,9 @@ class Searchers:
         if layer in (None, self.default.layer):
             return self.default
         with self._lock:  # else two would read the same layer
-            return self._opened(layer)
+            found = self._opened.pop(layer, None)
+            self._opened[layer] = found = self.default.beside(layer) if found is None else found
+            most = max(1, _MEMORY // (4 * self._widest * max(1, len(self.store))))
+            while len(self._opened) > most:
+                del self._opened[next(iter(self._opened))]
+            return found

@@ -15,11 +15,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from embedstore.errors import ParameterError
+import numpy as np
+
+from embedstore.errors import EmbedstoreError, ParameterError
 from embedstore.maps import open_map
 from embedstore.registry import require
 from embedstore.search import Searcher
 from embedstore.store import EmbeddingStore
+from embedstore.types import Keys
 from embedstore.web.extension import Extension
 
 if TYPE_CHECKING:
@@ -166,20 +169,30 @@ def _prepare(searcher: Searcher, jobs: Jobs) -> None:
     """Read what the page asks for first; make the maps that are missing, or of less than half of the tracks, and quickly made."""
     from starlette.exceptions import HTTPException
 
-    store, mapped = searcher.store, {"pca": 0, "umap": 0}  # tracks of each map, when it was looked at
-    searcher.view().columns()
+    store = searcher.store
+    mapped = {method: store.keys()[:0] for method in ("pca", "umap")}  # tracks of each map, when it was looked at
+    with suppress(OSError, EmbedstoreError):
+        searcher.view().columns()
     while True:
-        for method in mapped if len(store) <= _QUICK else ("pca",):
-            if len(store) > 2 * mapped[method]:
+        with suppress(OSError, EmbedstoreError):  # it may go next time
+            for method in mapped if len(store) <= _QUICK else ("pca",):
+                if _covers(mapped[method], keys := store.keys()):
+                    continue
                 found = open_map(store, method)
-                mapped[method] = 0 if found is None else len(found.keys)
-            if len(store) > 2 * mapped[method]:
-                with suppress(HTTPException):  # something else runs, or it ends already
-                    jobs.start("map", {"method": method})
-                    mapped[method] = len(store)  # also if it fails: it would fail again
-                jobs.wait()
+                mapped[method] = keys[:0] if found is None else found.keys
+                if not _covers(mapped[method], keys):
+                    as_before = {} if found is None else {"seed": found.seed, "neighbors": found.neighbors}
+                    with suppress(HTTPException):  # something else runs, or it ends already
+                        jobs.start("map", {"method": method, **as_before})
+                        mapped[method] = keys  # also if it fails: it would fail again
+                    jobs.wait()
         if jobs.closed.wait(_LOOK):
             return
+
+
+def _covers(mapped: Keys, keys: Keys) -> bool:
+    """Whether half of the tracks that are there now are in a map."""
+    return len(keys) <= 2 * int(np.isin(mapped, keys).sum())
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -7,12 +7,13 @@ import secrets
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from embedstore.errors import AudioError, TrackNotFoundError
 from embedstore.search import Searcher
@@ -22,9 +23,26 @@ from embedstore.types import LayerEmbeddings, track_id
 from embedstore.web.extension import Guessed
 from embedstore.web.models import Upload
 
-__all__ = ["Bodies", "Uploads"]
+__all__ = ["Bodies", "Sent", "Uploads"]
 
 _REMEMBERED = 50  # sounds
+_LONGEST = 2 * 3600  # seconds of a sound
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The body of a request.
+
+    Attributes
+    ----------
+    path : Path
+        Where it lies until the answer is sent.
+    gone : threading.Event
+        Whether the sender has hung up.
+    """
+
+    path: Path
+    gone: threading.Event
 
 
 class Bodies:
@@ -47,13 +65,15 @@ class Bodies:
         self._most, self._held = most, 0
         self._pause, self._longest = pause, longest
 
-    async def __call__(self, request: Request) -> AsyncIterator[Path]:
+    async def __call__(self, request: Request) -> AsyncIterator[Sent]:
         """Write a body to a file, which lives until the answer is sent.
 
         Raises
         ------
         HTTPException
             408: it comes too slowly; 503: too much is held already.
+        ClientDisconnect
+            Who sent it did not wait for its place.
         """
         size = 0
         try:
@@ -73,10 +93,23 @@ class Bodies:
                 except TimeoutError:
                     why = f"the upload stopped for {self._pause:g} s, or took longer than {self._longest:g} s"
                     raise HTTPException(408, why, {"Connection": "close"}) from None
-                async with self._places:
-                    yield Path(file.name)
+                gone = threading.Event()
+                watching = asyncio.create_task(_watch(request, gone))
+                try:
+                    async with self._places:
+                        if gone.is_set():
+                            raise ClientDisconnect
+                        yield Sent(Path(file.name), gone)
+                finally:
+                    watching.cancel()
         finally:
             self._held -= size
+
+
+async def _watch(request: Request, gone: threading.Event) -> None:
+    """Wait until who asks has hung up."""
+    if (await request.receive())["type"] == "http.disconnect":  # all of the body has come: nothing else does
+        gone.set()
 
 
 class Uploads:
@@ -88,37 +121,52 @@ class Uploads:
         That hears them.
     guesses : sequence of functions
         See `Extension`; the first that has something to say is believed.
+    closed : threading.Event
+        Whether the service ends: nothing is heard any more.
     """
 
     def __init__(
         self,
         searcher: Searcher,
-        guesses: Sequence[Callable[[EmbeddingStore, LayerEmbeddings], Guessed | None]] = (),
+        guesses: Sequence[Callable[[EmbeddingStore, LayerEmbeddings, int | None], Guessed | None]],
+        closed: threading.Event,
     ) -> None:
+        self._closed = closed
         self._searcher, self._store, self._guesses = searcher, searcher.store, guesses
         self._lock, self._heard = threading.Lock(), dict[str, Heard]()
 
-    def hear(self, path: Path, name: str) -> Upload:
-        """Hear a file, and remember it.
+    def listen(self, sent: Sent, *, keep_windows: bool = False) -> Heard:
+        """Hear a sound of up to 2 h, for as long as its sender waits and the service runs.
 
         Raises
         ------
         AudioError, EncoderError, EncoderMismatchError
-            It cannot be encoded as the tracks of the store were.
+            It cannot be encoded as the tracks of the store were; the first without the name that it has here.
         """
+
+        def wanted() -> bool:
+            return not (sent.gone.is_set() or self._closed.is_set())
+
         try:
-            heard = self._searcher.hear(path)
+            return self._searcher.hear(sent.path, keep_windows=keep_windows, longest=_LONGEST, wanted=wanted)
         except AudioError as error:
-            raise AudioError(str(error).removeprefix(f"{path}: "), stage=error.stage) from None
-        found = next((one for guess in self._guesses if (one := guess(self._store, heard.embeddings))), None)
-        stored = track_id(heard.report.key) if (np.isin(heard.report.key, self._store.keys())) else None
+            raise AudioError(str(error).removeprefix(f"{sent.path}: "), stage=error.stage) from None
+
+    def hear(self, sent: Sent, name: str) -> Upload:
+        """Hear a sound, and remember it; raises what `listen` does."""
+        heard = self.listen(sent)
+        key = heard.report.key
+        found = next((one for guess in self._guesses if (one := guess(self._store, heard.embeddings, key))), None)
+        stored = track_id(key) if np.isin(key, self._store.keys()) else None
         new = secrets.token_hex(6)
         with self._lock:
             self._heard[f"upload:{new}"] = heard
             while len(self._heard) > _REMEMBERED:
                 self._heard.pop(next(iter(self._heard)))
-        genres, probe, notes = (found.genres, found.probe, found.notes) if found else ((), None, ())
-        return Upload(new, name, heard.report.seconds, genres, probe, stored, (*heard.report.warnings, *notes))
+        genres, probe, sure, notes = (
+            (found.genres, found.probe, found.sure, found.notes) if found else ((), None, False, ())
+        )
+        return Upload(new, name, heard.report.seconds, genres, probe, sure, stored, (*heard.report.warnings, *notes))
 
     def heard(self) -> dict[str, Heard]:
         """Give those that are remembered, as seeds name them."""

@@ -2,8 +2,8 @@
 
 It reads one JSON line, ``{"store": path, "folder": path, "options": {...}}``, from stdin, and ends at once when stdin does. It calls
 ``function(store, progress, **options)``, where ``progress(done, total, doing="")`` may be called as often as it likes, and which
-returns the name of what it made. The folder is the one for temporary files meanwhile; it goes with the service. On stdout it writes JSON lines: ``{"done": 1, "total": 3, "message": ""}``, then
-``{"result": name}`` or ``{"error": text}``.
+returns the name of what it made. The folder is the one for temporary files meanwhile; it goes with the service. On stdout it writes
+JSON lines: ``{"done": 1, "total": 3, "message": ""}``, then ``{"result": name}`` or ``{"error": text}``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from embedstore.errors import ParameterError
 from embedstore.terminal import printable
 from probes.report.parts import Column, Facts, Figure, Section, Table, Words, shown, title_of
-from probes.report.words import basis, facts, kind, row_name, search_sentences, sentences, size_of, times
+from probes.report.words import (
+    audit_sentences,
+    basis,
+    facts,
+    kind,
+    row_name,
+    search_sentences,
+    sentences,
+    size_of,
+    times,
+)
 from probes.results import Comparison, Interval, LayerResult, ProbeReport, Score, Study
 
 if TYPE_CHECKING:
@@ -18,13 +28,6 @@ if TYPE_CHECKING:
     from probes.retrieval import SearchReport
 
 __all__ = ["Contents", "Found"]
-
-_ALIKE = {
-    "track": "of one artist and title",
-    "album": "of one album",
-    "artist": "of one artist",
-    "near-duplicate": "that may be one recording",
-}
 
 Found: TypeAlias = "ProbeReport | Study | AuditReport | SearchReport | Sequence[ProbeReport]"
 
@@ -254,13 +257,7 @@ class Contents:
         if not audit:
             return
         measure, kinds = title_of(audit.measure), list(audit.groupings[0].divided)
-        pairs = (
-            f"{o.pairs:,.0f} pairs of tracks {_ALIKE[o.kind]} stand on both sides of ungrouped folds"
-            for o in audit.offenders
-            if o.pairs
-        )
-        rests = f"intervals: {audit.protocol['interval']}, {audit.protocol['resamples']:,} resamples"
-        yield Words((audit.verdict, *pairs, rests, *audit.notes))
+        yield Words(tuple(audit_sentences(audit)))
         said = f"{measure} under ever stricter groupings, layer and settings chosen inside training"
         yield Figure("audit", "audit", said, f"{said}; the numbers stand in the table below", (), (), audit=audit)
         columns = (

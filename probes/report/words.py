@@ -11,10 +11,27 @@ from probes.report.parts import shown, title_of
 from probes.results import CurvePoint, LayerResult, ProbeReport
 
 if TYPE_CHECKING:
+    from probes.audit import AuditReport
     from probes.retrieval import SearchReport
 
-__all__ = ["basis", "facts", "kind", "row_name", "search_sentences", "sentences", "size_of", "times"]
+__all__ = [
+    "audit_sentences",
+    "basis",
+    "facts",
+    "kind",
+    "row_name",
+    "search_sentences",
+    "sentences",
+    "size_of",
+    "times",
+]
 
+_ALIKE = {
+    "track": "of one artist and title",
+    "album": "of one album",
+    "artist": "of one artist",
+    "near-duplicate": "that may be one recording",
+}
 _SPLITS = {"loo": "each group left out once", "lab": "the lab's random split"}
 _FROM_STORES = {"mfcc": "MFCC statistics", "random_weights": "the same network with random weights"}
 
@@ -103,6 +120,16 @@ def sentences(report: ProbeReport) -> Iterator[str]:
     if missing:
         yield f"baselines not given: {', '.join(missing)}; `embedstore baselines` builds them"
     yield from report.notes
+
+
+def audit_sentences(audit: AuditReport) -> Iterator[str]:
+    """Say what an audit found, and how far to trust it."""
+    yield audit.verdict
+    for one in audit.offenders:
+        if one.pairs:
+            yield f"{one.pairs:,.0f} pairs of tracks {_ALIKE[one.kind]} stand on both sides of ungrouped folds"
+    yield f"intervals: {audit.protocol['interval']}, {audit.protocol['resamples']:,} resamples"
+    yield from audit.notes
 
 
 def search_sentences(search: SearchReport) -> Iterator[str]:

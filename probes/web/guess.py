@@ -23,10 +23,11 @@ _MOST = 100  # probes that are looked at
 _RISK = 0.5  # share of wrong answers from which on it is said that the probe is not sure
 
 
-def guess(store: EmbeddingStore, heard: LayerEmbeddings) -> Guessed | None:
+def guess(store: EmbeddingStore, heard: LayerEmbeddings, key: int | None) -> Guessed | None:
     """Name the likeliest genres with calibrated probabilities; None where the store has no probe.
 
-    A probe that is damaged, or was trained on other vectors, names none; a note says why.
+    A probe that is damaged, or was trained on other vectors, names none; a note says why. The first note of one that was trained on
+    this very sound, as its `key` tells, says so.
     """
     probes = kept_probes(store.path)
     if not probes:
@@ -37,12 +38,17 @@ def guess(store: EmbeddingStore, heard: LayerEmbeddings) -> Guessed | None:
         probe.check_store(store)
         [shares] = probe.predict(as_stored(store, heard)).probabilities
     except (EmbedstoreError, OSError) as error:
-        return Guessed(name, (), (str(error),))
+        return Guessed(name, (), (str(error),), sure=False)
     order = np.argsort(-shares, kind="stable")[:_SHOWN].tolist()
-    notes = worth(probe)
-    if shares[order[0]] < _least(probe):
-        notes.insert(0, f"it is not sure: of answers as probable as this, more than {_RISK:.0%} may be wrong")
-    return Guessed(name, tuple(Guess(probe.genres[n], float(shares[n])) for n in order), tuple(notes))
+    known, doubt, top = list[str](), list[str](), float(shares[order[0]])
+    if key is not None and key in probe.keys:
+        known = ["this very sound is among its training tracks: that it knows it says nothing of others"]
+    if top < _least(probe):
+        doubt = [f"it is not sure: of answers at least as probable as this, more than {_RISK:.0%} may be wrong"]
+    elif 1 - top > _RISK:  # a good probe's answers are mostly right, all together; this one need not be
+        doubt = [f"it is not sure: by its probability, {1 - top:.0%} of answers such as this are wrong"]
+    genres = tuple(Guess(probe.genres[n], float(shares[n])) for n in order)
+    return Guessed(name, genres, (*known, *doubt, *worth(probe)), sure=not doubt)
 
 
 def kept_probes(store: Path) -> list[tuple[str, Path, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from embedstore.errors import StoreFormatError
 from probes.audit import AuditReport
+from probes.report.words import audit_sentences, sentences
 from probes.results import Interval, PerTrack, ProbeReport, Score
 from probes.saved import SavedProbe
 
@@ -48,6 +50,8 @@ class KeptStudy:
         Their genres.
     predicted : int64 array, shape (n_seeds, n)
         What was said of them; -1: a seed did not test it.
+    sentences : tuple of str
+        What the command prints of it besides tables and the notes of the report.
     """
 
     made: datetime
@@ -56,6 +60,7 @@ class KeptStudy:
     keys: NDArray[np.int64] = field(init=False)
     true: tuple[tuple[int, ...], ...] = field(init=False)
     predicted: NDArray[np.int64] = field(init=False)
+    sentences: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         tested, n = self.report.tested or PerTrack((), (), ()), len(self.report.genres)
@@ -73,7 +78,12 @@ class KeptStudy:
         )
         if not fits or len(set(self.report.genres)) < n or not self._scores:
             raise ValueError("its tracks, genres and scores do not fit together")
-        for name, value in (("keys", keys), ("true", tested.genres), ("predicted", predicted)):
+        try:
+            said = tuple(line for line in _say(self.report) if line not in self.report.notes)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError("its protocol does not say what it rests on") from error
+        parts = {"keys": keys, "true": tested.genres, "predicted": predicted, "sentences": said}
+        for name, value in parts.items():
             object.__setattr__(self, name, value)
 
     @classmethod
@@ -164,8 +174,8 @@ class StudyEntry:
     stale: bool
 
     @classmethod
-    def of(cls, name: str, study: KeptStudy, state: str) -> StudyEntry:
-        """Describe a study."""
+    def of(cls, name: str, study: KeptStudy) -> StudyEntry:
+        """Describe a study, as one of the store as it is."""
         report, score = study.report, study.value
         return cls(
             name=name,
@@ -178,7 +188,7 @@ class StudyEntry:
             high=_number(score.high),
             tracks=report.n_tracks,
             genres=len(report.genres),
-            stale=study.state != state,
+            stale=False,
         )
 
 
@@ -198,6 +208,8 @@ class StudyPage:
         What `embedstore probe --json` or `embedstore audit --json` prints.
     stale : bool
         Whether the store's tracks or labels have changed since.
+    sentences : list of str
+        What was found and how far to trust it, as the command prints it on a terminal; without the notes of the report.
     """
 
     name: str
@@ -205,6 +217,7 @@ class StudyPage:
     made: str
     report: dict[str, Any]
     stale: bool
+    sentences: list[str]
 
 
 @dataclass(frozen=True)
@@ -311,6 +324,10 @@ class ProbeEntry:
         )
 
 
+def _say(report: ProbeReport | AuditReport) -> Iterator[str]:
+    return sentences(report) if isinstance(report, ProbeReport) else audit_sentences(report)
+
+
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -318,7 +335,7 @@ def _number(value: float) -> float | None:
 _ID = "00d1f2a3b4c5e697"
 SAMPLES = (
     StudyEntry("mlp-20-genres", "probe", "mlp", "2026-01-31T12:00:00+00:00", "macro_f1", 0.52, 0.49, 0.55, 2000, 20, False),
-    StudyPage("mlp-20-genres", "probe", "2026-01-31T12:00:00+00:00", {"probe": "mlp", "best_layer": 6}, False),
+    StudyPage("mlp-20-genres", "probe", "2026-01-31T12:00:00+00:00", {"probe": "mlp", "best_layer": 6}, False, ["baselines not given: MFCC statistics"]),
     StudyTracks([_ID], ["blues", "jazz"], [0], [[0], [0], [1]], [0.6667]),
     Confused([ConfusedTrack(_ID, 2)]),
     ProbeEntry("genres", "logistic", 6, ["blues", "jazz"], 200, "macro_f1", 0.81, 0.77, 0.85),

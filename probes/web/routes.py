@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -35,13 +36,15 @@ def routes(service: Service) -> APIRouter:
     def list_what_was_found() -> Response:
         """List the probes and audits that were run, by name; one whose file is damaged is left out."""
         paths = (study_path(store.path, name) for name in list_studies(store.path))
-        return Answer([one for path in paths if (one := _entry(path, stamp_of(path), state()))])
+        found, now = [_entry(path, stamp_of(path)) for path in paths], state()
+        return Answer([replace(entry, stale=made_of != now) for entry, made_of in filter(None, found)])
 
     @api.get("/studies/{name}", response_model=StudyPage)
     def show_what_was_found(name: str) -> Response:
         """Give a whole report, as `embedstore probe --json` or `embedstore audit --json` prints it."""
         study = _find(store, name)
-        return Answer(StudyPage(name, study.kind, study.when, study.report.to_dict(), study.state != state()))
+        stale, said = study.state != state(), list(study.sentences)
+        return Answer(StudyPage(name, study.kind, study.when, study.report.to_dict(), stale, said))
 
     @api.get("/studies/{name}/tracks", response_model=StudyTracks)
     def list_tested_tracks(name: str) -> Response:
@@ -93,12 +96,13 @@ def _load(path: Path, _stamp: tuple[int, ...]) -> KeptStudy:
 
 
 @lru_cache(128)
-def _entry(path: Path, stamp: tuple[int, ...], state: str) -> StudyEntry | None:
-    """Describe a study; None if it is damaged."""
+def _entry(path: Path, stamp: tuple[int, ...]) -> tuple[StudyEntry, str] | None:
+    """Describe a study, and the store's state that it is of; None if it is damaged."""
     try:
-        return StudyEntry.of(path.stem, _load(path, stamp), state)
+        study = _load(path, stamp)
     except EmbedstoreError:
         return None
+    return StudyEntry.of(path.stem, study), study.state
 
 
 def _tracks(study: KeptStudy, store: EmbeddingStore) -> StudyTracks:

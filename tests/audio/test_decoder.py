@@ -17,6 +17,7 @@ import soxr
 
 from embedstore.audio import Decoder, read_audio
 from embedstore.audio.decode import Moments, Sound, SoundHash
+from embedstore.audio.source import Source
 from embedstore.errors import AudioError, ParameterError
 
 
@@ -304,6 +305,29 @@ def test_settings_are_checked(options):
     """Settings that make no sense are refused at once."""
     with pytest.raises(ParameterError):
         Decoder(**{"sample_rate": 16000, **options})
+
+
+def test_sound_that_is_too_long_is_refused(write_audio, monkeypatch):
+    """Before it is decoded where its header tells, else once there is too much; as long as allowed is well."""
+    path, given = write_audio("two.wav", 2.0, 8000), []
+    with Decoder(16000, longest=1.9) as decoder:
+        for ask in (decoder.inspect, lambda path: [*decoder.blocks(path)]):
+            with pytest.raises(AudioError, match=r"^the sound is longer than 0\.000527778 h$"):
+                ask(path)
+    assert sum(map(len, Sound(path, longest=2).blocks())) == 16_000
+
+    def blocks():
+        for _ in range(100):
+            given.append(1)
+            yield np.zeros((3600, 1), np.float32)
+
+    for promised, decoded in ((7201, 0), (0, 3)):
+        source = Source(blocks(), 1000, 1, "nothing", promised, 0)
+        monkeypatch.setattr("embedstore.audio.decode.open_source", lambda _, source=source: source)
+        given.clear()
+        with pytest.raises(AudioError, match=r"longer than 0\.002 h"):
+            [*Sound(path, longest=7.2).blocks()]
+        assert len(given) == decoded
 
 
 def test_the_report_knows_the_moments_of_the_resampled_sound(decoder, write_audio, long_file):

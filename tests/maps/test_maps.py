@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from embedstore.errors import MissingDependencyError, ParameterError, TrackNotFoundError, UnknownNameError
+from embedstore.errors import MissingDependencyError, ParameterError, StoreError, TrackNotFoundError, UnknownNameError
 from embedstore.index import LayerSearch
-from embedstore.maps import Map, estimate_seconds, make_map, making, open_map, place, saved
+from embedstore.maps import Map, estimate_seconds, layout, make_map, making, open_map, place, saved
 from embedstore.store import EmbeddingStore
 from embedstore.types import AudioFile, EncoderCard, Layer, LayerEmbeddings, Track, TrackLabels
 
@@ -124,9 +125,15 @@ def test_an_interrupted_map_leaves_the_one_before(copy):
     with pytest.raises(KeyboardInterrupt):
         make_map(copy, "pca", seed=5, progress=stop)
     assert open_map(copy, "pca").seed == 0
-    (copy.path / "maps" / "pca.safetensors.tmp-1-abc").write_bytes(b"of a process that was killed")
+    for name, age in (("tmp-1-killed", 7200), ("tmp-2-writing", 60)):
+        half = copy.path / "maps" / f"pca.safetensors.{name}"
+        half.write_bytes(b"of another process")
+        os.utime(half, (time.time() - age,) * 2)
     make_map(copy, "pca", seed=5)
-    assert [file.name for file in (copy.path / "maps").iterdir()] == ["pca.safetensors"]
+    assert {file.name for file in (copy.path / "maps").iterdir()} == {
+        "pca.safetensors",
+        "pca.safetensors.tmp-2-writing",
+    }
 
 
 def test_damage_is_as_if_there_were_no_map(copy):
@@ -157,6 +164,9 @@ def test_damage_is_as_if_there_were_no_map(copy):
         {"seed": -1},
         {"method": "umap"},
         {"notes": 3},
+        {"notes": [3]},
+        {"notes": ["x"] * 11},
+        {"notes": ["x" * 501]},
         {"positions": np.full((3, 60, 2), np.nan, np.float32)},
         {"positions": np.full((3, 60, 2), 1.5, np.float32)},
         {"positions": np.zeros((3, 59, 2), np.float32)},
@@ -185,14 +195,17 @@ def test_a_map_of_another_recipe_is_not_ours(library, tmp_path):
     assert open_map(other, "pca") is None
 
 
-def test_where_nothing_can_be_written_the_map_is_returned(library, copy):
-    """With a note that says why."""
+def test_where_nothing_can_be_written_the_map_is_returned(library, copy, tmp_path):
+    """With a note that says why, and kept elsewhere if that is wanted."""
     (copy.path / "maps" / "pca.safetensors").unlink()
     (copy.path / "maps").rmdir()
     (copy.path / "maps").write_text("in the way")
-    made = make_map(copy, "pca")
+    made = make_map(copy, "pca", instead=tmp_path)
     assert np.array_equal(made.positions, library[1].positions)
     assert "could not be kept" in made.notes[0]
+    assert open_map(copy, "pca", tmp_path).notes == made.notes
+    with pytest.raises(StoreError):
+        make_map(copy, "pca", instead=tmp_path / "no" / "such")
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -205,7 +218,8 @@ def test_few_tracks_have_a_map(tmp_path, n, value):
         made = make_map(store, method)
         assert made.positions.shape == (2, n, 2)
         assert (made.clusters == 0).all()
-        assert bool(made.notes) == (method == "umap")
+        few = (f"{n} track{' is' if n == 1 else 's are'} too few for UMAP: placed by PCA",)
+        assert made.notes == (few if method == "umap" else ())
 
 
 def test_what_cannot_be_made(library, tmp_path, monkeypatch):
@@ -320,6 +334,25 @@ def test_umap_of_few_or_equal_tracks(tmp_path, n, value):
     made = make_map(fill(tmp_path / "store", rows, (3, 1)))
     assert made.notes == ()
     assert all(len(np.unique(points, axis=0)) == n for points in made.positions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [3, 40])
+def test_what_is_not_laid_out_keeps_its_five_surest(n):
+    """Against a loop over all that umap-learn gives, in few bytes."""
+    import umap
+
+    rng = np.random.default_rng(0)
+    values, others = rng.normal(size=(n, 8)).astype(np.float32), rng.normal(size=(30, 8)).astype(np.float32)
+    near, found = min(15, n - 1), layout.graph(values, others, 15, 0)[1]
+    model = umap.UMAP(n_neighbors=near, transform_mode="graph", random_state=0, n_jobs=1).fit(values)
+    for own, every in zip(found.toarray(), model.transform(others).toarray(), strict=True):
+        best = np.argsort(-every, kind="stable")[:5]
+        wanted = np.zeros(n)
+        wanted[best] = every[best] / every[best].sum()
+        assert np.allclose(own, wanted, atol=1e-6)
+    assert found.data.dtype == np.float32
+    assert found.data.nbytes + found.indices.nbytes <= 30 * 5 * 8
 
 
 @pytest.mark.slow

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from scipy.stats import t as student
 from sklearn import metrics
 
 from embedstore.errors import ParameterError
@@ -95,17 +98,45 @@ def test_blocks_do_not_change_the_samples(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_intervals_of_classes() -> None:
-    """They stand about the score, wider by sqrt(g / (g - 1)) for g groups alike; a class that nobody has may score anything."""
+    """They stand about the score, wider by sqrt(g / (g - 1)) and Student's t for g groups alike."""
     rng = np.random.default_rng(5)
     y, groups = np.arange(120) % 2, np.arange(120) // 12 * 2 + np.arange(120) % 2
     p = np.where(rng.random(120) < 0.6, y, 1 - y)[None, None]
     samples = cluster_bootstrap(y, p, groups, n_classes=3, resamples=300)
-    assert samples.widen_class[:2] == pytest.approx(np.sqrt(10 / 9))
+    widen = np.sqrt(10 / 9) * student(9).ppf(0.975) / norm.ppf(0.975)
+    assert samples.widen_class[:2] == pytest.approx(widen)
     first, _, nobody = samples.class_intervals(0, np.array([0.6, 0.6, 0.0]))
     moved = samples.by_class[:, 0, 0].astype(float)
     low, high = np.percentile(moved, [2.5, 97.5])
-    assert (first.low, first.high) == pytest.approx(0.6 + np.sqrt(10 / 9) * (np.array([low, high]) - moved.mean()))
-    assert (nobody.value, nobody.low, nobody.high) == (0, 0, 1)
+    assert (first.low, first.high) == pytest.approx(0.6 + widen * (np.array([low, high]) - moved.mean()))
+    assert nobody is None, "of a class that nobody has"
+
+
+@pytest.mark.parametrize(
+    ("groups_behind", "wrong", "told"),
+    [
+        (20, range(20), False),  # never recognised
+        (20, (), False),  # always
+        (20, range(2), False),  # always, but for two groups
+        (20, range(18), False),  # in two groups only
+        (20, range(17), True),
+        (20, range(3), True),
+        (5, range(2), False),  # resamples agree too often
+        (4, range(2), False),
+        (1, (), False),
+    ],
+)
+def test_classes_without_an_interval(groups_behind: int, wrong: Sequence[int], told: bool) -> None:
+    """Where resamples cannot vary as other artists would, there is none, rather than one of no width."""
+    sizes = [groups_behind, 20]
+    y, groups = np.repeat(np.repeat([0, 1], sizes), 3), np.repeat(np.arange(sum(sizes)), 3)
+    p = np.where(np.isin(groups, wrong), 2, y)[None, None]
+    scores = np.eye(3)[p]
+    tags = cluster_bootstrap_tags(np.eye(3, dtype=np.int64)[y], scores, groups, resamples=100)
+    samples = cluster_bootstrap(y, p, groups, n_classes=3, resamples=2000)
+    found = samples.class_intervals(0, np.array([0.5, 1.0, 0.0]))
+    assert [one is not None for one in found] == [told, False, False]
+    assert all(one is None or one.low < one.high for one in tags.class_intervals(0, np.array([0.5, 1.0, 0.0])))
 
 
 def test_samples_give_scores_and_differences_with_intervals() -> None:

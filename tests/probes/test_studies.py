@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from report_material import make_audit, make_report
 from embedstore.store import EmbeddingStore
 from embedstore.types import AudioFile, EncoderCard, Layer, LayerEmbeddings, Track, TrackLabels
 from probes import studies
-from probes.presets import run
+from probes.knn import KNNProbe
+from probes.presets import PRESETS, run
+from probes.protocol import Protocol
 from probes.results import PerTrack
 from probes.studies import keep, keep_study, list_studies, read_study, state_of, study_name, study_path
 
@@ -64,6 +67,32 @@ def test_names_say_what_was_asked() -> None:
     assert study_name("probe", "///", {}) == "probe"
 
 
+def test_what_python_callers_give_as_objects_is_asked_too(store: EmbeddingStore) -> None:
+    """A protocol asks what its fields ask; labels, durations and an estimator's settings make other questions."""
+    labels = {1000: TrackLabels(("rock",))}
+
+    def name(**asked: Any) -> str:
+        return keep_study(store, make_report(), asked)
+
+    assert name(protocol=Protocol()) == name(probe="logistic") == name() == "logistic"
+    assert name(protocol=Protocol(folds=3)) == name(folds=3) == name(protocol=Protocol(folds=4), folds=3)
+    assert name(protocol=Protocol(genres=20)) == "logistic-20-genres"
+    assert name(protocol=Protocol(genres=["a"])) == name(genres="genres.txt")
+    assert name(labels=labels) == name(labels={np.int64(1000): labels[1000]})
+    others = (
+        {},
+        {"folds": 3},
+        {"labels": labels},
+        {"labels": {1000: TrackLabels(("jazz",))}},
+        {"seconds": {1000: 30.0}},
+        {"probe": KNNProbe()},
+        {"probe": KNNProbe(temperature=0.5)},
+        {"probe": PRESETS["marble"].make()},
+        {"probe": PRESETS["hear"].make()},
+    )
+    assert len({name(**asked) for asked in others}) == len(others)
+
+
 def test_a_study_holds_the_report_and_each_track(store: EmbeddingStore) -> None:
     """What stands in the file is what was asked for; nothing of it is in the JSON that is printed."""
     report = make_report()
@@ -87,6 +116,20 @@ def test_the_same_question_replaces_its_answer(store: EmbeddingStore, monkeypatc
     assert len(list_studies(store.path)) == 3
     assert "audit-knn" not in list_studies(store.path)
     assert (store.path / "studies" / "notes.txt").read_text() == "mine"
+
+
+def test_what_killed_processes_left_goes(store: EmbeddingStore) -> None:
+    """Half a study, an hour later; not one that is being written, nor what is not ours."""
+    keep_study(store, make_report(), {})
+    old, new, other = (
+        store.path / "studies" / name for name in ("a.json.tmp-1-0a", "b.json.tmp-2-0b", "mine.tmp-1-0a")
+    )
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    keep_study(store, make_report(), {})
+    assert [path.exists() for path in (old, new, other)] == [False, True, True]
 
 
 @pytest.mark.parametrize("how", ["a file", "a link"])
@@ -145,6 +188,10 @@ def test_only_stores_keep_and_only_if_asked(store: EmbeddingStore) -> None:
     assert list_studies(store.path) == []
     both = run(store, "centroid,ridge", keep=True, **quick)
     names = list_studies(store.path)
+    run(store, "centroid", keep=True, protocol=Protocol(folds=3, seeds=1), jobs=1, resamples=20)
+    run(store, KNNProbe(n_neighbors=1), keep=True, **quick)
+    run(store, KNNProbe(n_neighbors=2), keep=True, **quick)
+    assert len(list_studies(store.path)) == 5
     assert [name.split("-")[0] for name in names] == ["centroid", "ridge"]
     tested = made(store, names[0])["report"]["tested"]
     report = both.reports[0]

@@ -16,7 +16,7 @@ from embedstore.index import build, build_index
 from embedstore.search import Filter, Query, Searcher, Seed, Shape
 from embedstore.summary import list_failures, summarize
 from embedstore.types import AudioFile, track_id
-from embedstore.web import mapmodels, models
+from embedstore.web import mapmodels, models, searchers
 from embedstore.web.answers import Answer, plain
 from embedstore.web.routes import tracks as routes
 
@@ -261,6 +261,7 @@ def test_an_upload_is_searched_and_removed(client, searcher, monkeypatch) -> Non
 
     found = searcher.search(Query((Seed(IDS[3]),)))
     monkeypatch.setattr(searcher, "search", hear)
+    monkeypatch.setattr(searcher, "hear", lambda *_, **asked: asked["keep_windows"])
     answer = client.post("/api/search/audio?k=3&at=12.5", content=b"sound" * 100_000)
     assert answer.json() == plain(dataclasses.replace(found, query="the upload", notes=("it stops early",)))
     assert fault(client.post("/api/search/audio", content=b"noise"), 422) == "no sound in it"
@@ -268,7 +269,7 @@ def test_an_upload_is_searched_and_removed(client, searcher, monkeypatch) -> Non
         fault(client.post("/api/search/audio?at=99", content=b"x"), 400)
         == "the upload ends at 0:12; there is no moment 1:39"
     )
-    assert [(len(data), shape.k, seed.at) for seed, data, _, shape in heard] == [
+    assert [(len(data), shape.k, seed.at) for seed, data, _, shape, _ in heard] == [
         (500_000, 3, 12.5),
         (5, 10, None),
         (1, 10, 99),
@@ -276,6 +277,7 @@ def test_an_upload_is_searched_and_removed(client, searcher, monkeypatch) -> Non
     client.post("/api/search/audio?genre=rock&genre=blues&artist=Ann&first_year=1990&longest=60", content=b"sound")
     assert heard[-1][2] == Filter(genres=("rock", "blues"), artists=("Ann",), years=(1990, 9999), seconds=(0, 60))
     assert heard[0][2] == Filter()
+    assert [files == {seed.what: seed.at is not None} for seed, *_, files in heard] == [True] * 4
     assert "goes from the smaller" in fault(client.post("/api/search/audio?shortest=9&longest=8", content=b"x"), 400)
     for seed, *_ in heard:
         with pytest.raises(FileNotFoundError):
@@ -302,6 +304,21 @@ def test_faults_are_told_apart(client, searcher, monkeypatch) -> None:
 def test_names_that_are_not_utf_8_are_shown_as_well_as_may_be() -> None:
     """JSON that every parser reads."""
     assert Answer({"path": "a\udcffb\ud800"}).body.decode() == '{"path":"a\ufffdb\ufffd"}'
+
+
+def test_fewer_layers_are_kept_of_a_store_that_grows(new_shelf, monkeypatch) -> None:
+    """As many as there is room for now, those used last; at least one."""
+    monkeypatch.setattr(searchers, "_MEMORY", 32)  # bytes: two layers of two tracks
+    for i in range(2):
+        new_shelf.put(i)
+    found = searchers.Searchers(Searcher(new_shelf.store))
+    first, mean = found.of(0), found.of("mean")
+    assert [found.of(layer) for layer in (0, "mean", 1, None)] == [first, mean, found.default, found.default]
+    for i in range(2, 4):
+        new_shelf.put(i)
+    assert found.of(0) is first
+    assert found.of("mean") is not mean
+    assert found.of(0) is not first
 
 
 def test_some_tracks_by_their_ids(client) -> None:

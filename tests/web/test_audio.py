@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +14,11 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from embedstore.child import Child
 from embedstore.errors import AudioError
 from embedstore.types import track_id
 from embedstore.web import copies
+from embedstore.web.app import make_jobs
 
 SOUND = bytes([65 + 3]) * 400 + b"end"
 
@@ -145,7 +149,7 @@ def test_a_copy_for_browsers(client_of, searcher, monkeypatch) -> None:
     """Written once, by two at a time, and sent in parts as any file; a broken file is told; those used least go first."""
     written, busy = [], []
 
-    def transcode(path, target, *, most):
+    def transcode(path, target, *, most, started):
         busy.append(1)
         assert most == 4000
         time.sleep(0.01)
@@ -185,6 +189,79 @@ def test_a_copy_for_browsers(client_of, searcher, monkeypatch) -> None:
         assert client.get(f"/api/tracks/{track_id(1000)}/audio?as=mp3").status_code == 422
         assert client.get(f"/api/tracks/{'0' * 16}/audio?as=flac").status_code == 404
     assert max(itertools.accumulate(busy)) <= 2
+
+
+def test_copies_that_others_took_are_written_again(searcher, client_of, monkeypatch) -> None:
+    """As who cleans up temporary files does, of the one that is asked for and of one that makes room; no file stays open."""
+    written = []
+
+    def transcode(path, target, **_):
+        written.append(Path(path).stem)
+        Path(target).write_bytes(bytes(1500))
+
+    real = copies.Copies
+    monkeypatch.setattr(copies, "transcode", transcode)
+    monkeypatch.setattr("embedstore.web.routes.tracks.Copies", lambda folder: real(folder, most=4000))
+    jobs = make_jobs(searcher, ())
+    with client_of(searcher, jobs=jobs) as client:
+        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else pytest.skip("no /proc")  # noqa: PTH112, PTH208
+        for some in ((0,), (0, 1), (2, 3)):
+            for i in some:
+                assert client.get(f"/api/tracks/{track_id(1000 + i)}/audio?as=flac").status_code == 200
+            for copy in jobs.folder.glob("*.flac"):
+                copy.unlink()
+        assert written == ["0", "0", "1", "2", "3"]
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    jobs.close()
+
+
+def test_the_folder_of_copies_may_be_taken(searcher, client_of, monkeypatch) -> None:
+    """It is made again; where it cannot be, no private path is told."""
+    jobs = make_jobs(searcher, ())
+    monkeypatch.setattr(copies, "transcode", lambda _, target, **__: Path(target).write_bytes(b"flac"))
+    with client_of(searcher, jobs=jobs) as client:
+        where = f"/api/tracks/{track_id(1000)}/audio?as=flac"
+        jobs.folder.rmdir()
+        assert client.get(where).content == b"flac"
+        for copy in jobs.folder.iterdir():
+            copy.unlink()
+
+        def refuse(self, **_):
+            raise PermissionError(13, "Permission denied", str(self))
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        answer = client.get(where)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (
+            503,
+            "no copy can be written: Permission denied",
+        )
+    jobs.close()
+
+
+def test_what_is_written_ends_with_the_service(tmp_path, monkeypatch) -> None:
+    """Its process is stopped, and none is started after that."""
+    keeper, begun = copies.Copies(tmp_path), threading.Event()
+    script, seen = ["-S", "-c", "import sys; sys.stdin.read()"], []
+
+    def child(_):
+        seen.append(Child(script))
+        return seen[-1]
+
+    def hold(child, real=keeper._hold):
+        real(child)
+        begun.set()
+
+    monkeypatch.setattr(sys.modules["embedstore.audio.transcode"], "Child", child)
+    monkeypatch.setattr(keeper, "_hold", hold)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(keeper._write, "a.ogg", tmp_path / "a.flac")
+        assert begun.wait(10)
+        keeper.close()
+        for writing in (first, pool.submit(keeper._write, "b.ogg", tmp_path / "b.flac")):
+            with pytest.raises(AudioError, match=r"died \(Killed\)"):
+                writing.result(10)
+    assert [one.is_alive() for one in seen] == [False, False]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

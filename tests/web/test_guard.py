@@ -106,6 +106,7 @@ def test_large_bodies_are_refused(client, searcher, monkeypatch) -> None:
     for length in ("-1", "x", "9" * 30):
         answer = client.post("/api/search", headers={**json, "Content-Length": length}, content=b"{}")
         assert answer.status_code in (413, 422)
+    monkeypatch.setattr(searcher, "hear", lambda *_, **__: None)
     monkeypatch.setattr(searcher, "search", lambda *_, **__: SearchResult("x", 1, ()))
     assert client.post("/api/search/audio", content=too_large).status_code == 200
 
@@ -128,7 +129,7 @@ def visit(searcher, monkeypatch):
         await app(scope, receive, send)
         return codes[0] if codes else None
 
-    monkeypatch.setattr(searcher, "search", refuse)
+    monkeypatch.setattr(searcher, "hear", refuse)
     return visit
 
 
@@ -175,7 +176,7 @@ def test_uploads_are_bounded_in_all(searcher, visit, monkeypatch) -> None:
     monkeypatch.setattr(routes, "Bodies", lambda *_: uploads)
     app = routes.create_app(searcher)
 
-    def search(*_, **__):
+    def hear(*_, **__):
         busy.append(1)
         time.sleep(0.02)
         busy.append(-1)
@@ -196,9 +197,55 @@ def test_uploads_are_bounded_in_all(searcher, visit, monkeypatch) -> None:
         assert await visit(app, whole) == 503
         gone.set()
         await asyncio.gather(waiting, return_exceptions=True)
-        monkeypatch.setattr(searcher, "search", search)
+        monkeypatch.setattr(searcher, "hear", hear)
         assert await asyncio.gather(*(visit(app, whole) for _ in range(4))) == [422] * 4
 
     asyncio.run(main())
     assert max(itertools.accumulate(busy)) == 2
     assert uploads._held == 0
+
+
+def test_what_nobody_waits_for_is_not_heard(searcher, visit, monkeypatch) -> None:
+    """Who hangs up while a sound is heard, or waits for a place, has it left; so has who waits when the service ends."""
+    jobs = routes.make_jobs(searcher, ())
+    monkeypatch.setattr(routes, "Bodies", lambda *_: Bodies(1, 10**6))
+    app, heard, gone = routes.create_app(searcher, jobs=jobs), [], asyncio.Event()
+
+    def hear(_path, *, wanted, longest, keep_windows):
+        assert (longest, keep_windows) == (7200, False)
+        heard.append("begun")
+        end = time.monotonic() + 5
+        while wanted() and time.monotonic() < end:
+            time.sleep(0.002)
+        heard.append("left" if time.monotonic() < end else "late")
+        raise AudioError("nobody waits for it any more")
+
+    def leaving():
+        sent = []
+
+        async def receive():
+            if not sent:
+                sent.append(True)
+                return await whole()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        return receive
+
+    async def main():
+        both = [asyncio.create_task(visit(app, leaving())) for _ in range(2)]
+        while not heard:  # noqa: ASYNC110 - what it waits for is in a thread
+            await asyncio.sleep(0.002)
+        gone.set()
+        await asyncio.gather(*both)
+        assert heard == ["begun", "left"]
+        gone.clear()
+        last = asyncio.create_task(visit(app, leaving()))
+        while len(heard) < 3:  # noqa: ASYNC110 - what it waits for is in a thread
+            await asyncio.sleep(0.002)
+        jobs.close()
+        await last
+
+    monkeypatch.setattr(searcher, "hear", hear)
+    asyncio.run(main())
+    assert heard == ["begun", "left"] * 2

@@ -85,6 +85,78 @@ def test_what_fails_says_why(make) -> None:
         assert (jobs.list()[0].state, jobs.list()[0].message, jobs.list()[0].result) == ("failed", said, None)
 
 
+def test_what_killed_services_left_goes(shelf, tmp_path, monkeypatch) -> None:
+    """Not what one that runs holds, nor what has just been made, nor what is called otherwise; its own goes at its end."""
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    running = Jobs(shelf.store, {})
+    left, new, other = (tmp_path / name for name in ("embedstore-jobs-left", "embedstore-jobs-new", "other"))
+    for folder in (left, new, other):
+        folder.mkdir()
+        (folder / "copy.flac").write_bytes(b"x")
+    for folder in (left, other, running.folder):
+        os.utime(folder, (0, 0))
+    (tmp_path / "embedstore-jobs-link").symlink_to(other)
+    later = Jobs(shelf.store, {})
+    assert [one.exists() for one in (left, new, other / "copy.flac", running.folder, later.folder)] == [False] + [
+        True
+    ] * 4
+    running.close()
+    later.close()
+    assert not running.folder.exists()
+
+
+def test_what_is_not_understood_fails(make) -> None:
+    """Half a line, no JSON, something else, bytes that are no text; its process is ended, and the next job runs."""
+    for script in (
+        "sys.stdout.write('{\"done\": 1')", "print('hello')", "say(step=3)", "say(done='1', total=2, message='')", "print([1])",
+        "sys.stdout.buffer.write(bytes([255, 10]))", "print('1', flush=True); sys.stdin.read()", "say(result=3)",
+    ):  # fmt: skip
+        jobs = make(script)
+        for _ in range(2):
+            jobs.start("count", {})
+            jobs.wait()
+            assert jobs.list()[0].state == "failed", script
+            assert jobs.list()[0].message.startswith("its process said what no job says: b'")
+            assert not jobs._child.is_alive()
+
+
+def test_what_cannot_start_is_not_remembered(make, monkeypatch) -> None:
+    """No process or no thread is to be had: an error, no job that runs for ever, and no process that is left."""
+    jobs, started = make(WAITS), []
+
+    def no_process(_):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    def no_thread(_):
+        raise RuntimeError("can't start new thread")
+
+    def kept(arguments, begin=module.Child):
+        started.append(begin(arguments))
+        return started[0]
+
+    for place, name, fault in ((module, "Child", no_process), (module.threading.Thread, "start", no_thread)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "Child", kept)
+            patch.setattr(place, name, fault)
+            with pytest.raises(OSError, match=r"Resource temporarily unavailable|can't start new thread"):
+                jobs.start("count", {})
+        assert jobs.list() == []
+    assert [child.is_alive() for child in started] == [False]
+    assert jobs.start("count", {}).id == "1"
+
+
+def test_who_is_stopped_stays_so(make, monkeypatch) -> None:
+    """Whatever its process says at that moment."""
+    jobs = make(WAITS)
+    one = jobs.start("count", {})
+    until(jobs, lambda job: job.message == "begun")
+    jobs.stop(one.id)
+    before = jobs.list()[0]
+    for said in ({"done": 2, "total": 2, "message": "late"}, {"state": "done", "result": "x"}):
+        jobs._say(one.id, **said)
+        assert jobs.list()[0] == before
+
+
 def test_one_runs_at_a_time_and_can_be_stopped(make) -> None:
     """Who asks for another is told which runs; one that has ended stays as it is."""
     jobs = make(WAITS)

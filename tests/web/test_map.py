@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import weakref
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-from embedstore.errors import StoreError
-from embedstore.maps import Map, open_map, place
+from embedstore.maps import Map, making, open_map, place, saved
 from embedstore.maps.saved import keep
 from embedstore.search import Searcher
 from embedstore.types import TrackLabels, key_from_id, track_id
 from embedstore.web import library, mapping
 from embedstore.web.app import make_jobs
+from embedstore.web.jobs import JobState
+from embedstore.web.searchers import Searchers
 
 RNG = np.random.default_rng(3)
 
@@ -57,6 +62,25 @@ def test_the_rows_say_what_the_tracks_say(client, shelf) -> None:
         assert (rows["titles"][i], rows["seconds"][i], rows["years"][i]) == (labels["title"], 30.0, None)
     assert rows["tracks"] == sorted(rows["tracks"])
     assert {*rows["genres"]["names"]} == {"blues", "rock"}
+
+
+def test_tracks_of_several_genres_are_counted_in_each(new_shelf, client_of) -> None:
+    """Names, their order and how many have each are those of the store; row by row and in order, they are what each track says."""
+    shelf, wanted = new_shelf, [("rock", "pop", "folk"), (), ("pop",), ("folk", "rock"), ("folk", "pop")]
+    for i, genres in enumerate(wanted):
+        shelf.put(i)
+        with shelf.store.writer() as writer:
+            writer.label(1000 + i, TrackLabels(genres, genres[:1]))
+    with client_of(Searcher(shelf.store)) as client:
+        rows, facts = get(client, "map/tracks"), get(client, "store")
+    for kind, told in (("genres", wanted), ("artists", [genres[:1] for genres in wanted])):
+        names, codes, more = rows[kind]["names"], rows[kind]["codes"], rows[kind]["more"]
+        said = [[code] if code >= 0 else [] for code in codes]
+        for row, code in more:
+            said[row].append(code)
+        assert [tuple(names[code] for code in some) for some in said] == told
+        counts = {name: sum(n in some for some in said) for n, name in enumerate(names)}
+        assert [*counts.items()] == [*facts[kind].items()]
 
 
 def test_a_map_that_is_missing_says_how_long_it_takes(client, shelf) -> None:
@@ -143,28 +167,91 @@ def test_labels_make_another_version(shelf, client_of, monkeypatch) -> None:
 
 
 def test_a_store_that_cannot_be_written_keeps_its_map_with_the_service(
-    searcher, monkeypatch, tmp_path, client_of
+    shelf, searcher, monkeypatch, client_of, mapped
 ) -> None:
-    """A job's map is found all the same, and goes with the service."""
-    made = by_hand(searcher.store)
-    real = mapping.keep
-
-    def refuse(*_, **__):
-        return made  # it says so in a note, and that is all
-
+    """A job's map is shown all the same, although an older one lies in the store; a newer one there is shown again."""
     jobs = make_jobs(searcher, ())
-    monkeypatch.setattr(mapping, "make_map", refuse)
-    monkeypatch.setattr(mapping.tempfile, "gettempdir", lambda: str(jobs.folder))
-    assert mapping.make(str(searcher.store.path), lambda *_: None, "pca", 0, 15) == "pca"
-    assert open_map(searcher.store, "pca") is None
+
+    def write(path, data, real=saved.write_file):
+        if path.is_relative_to(shelf.store.path):
+            raise OSError(errno.EROFS, "read-only")
+        real(path, data)
+
+    def shown(client):
+        where = get(client, "map/positions", method="pca", layer=0, version=get(client, "map")["version"])
+        return np.array([where["x"], where["y"]]).T / 65535
+
     with client_of(searcher, jobs=jobs) as client:
-        state = get(client, "map")
-        assert next(one for one in state["methods"] if one["method"] == "pca")["state"] == "ready"
-        get(client, "map/positions", method="pca", layer=0, version=state["version"])
+        assert np.allclose(shown(client), mapped.positions[0], atol=1e-4)
+        with monkeypatch.context() as patch:
+            patch.setattr(saved, "write_file", write)
+            patch.setattr(making, "_make", lambda store, *_: replace(by_hand(store), seed=3))
+            patch.setattr(mapping.tempfile, "gettempdir", lambda: str(jobs.folder))
+            assert mapping.make(str(shelf.store.path), lambda *_: None, "pca", 3, 15) == "pca"
+        assert open_map(shelf.store, "pca").seed == 0
+        made = open_map(shelf.store, "pca", jobs.folder)
+        assert made.seed == 3
+        assert np.allclose(shown(client), made.positions[0], atol=1e-4)
+        assert any("could not be kept" in note for note in get(client, "map")["notes"])
+        newer = by_hand(shelf.store)
+        keep(shelf.store, newer)
+        os.utime(saved.where(jobs.folder, "pca"), (0, 0))
+        assert np.allclose(shown(client), newer.positions[0], atol=1e-4)
     jobs.close()
     assert not jobs.folder.exists()
-    with pytest.raises(StoreError):
-        real(searcher.store, made, tmp_path / "no" / "such")
+
+
+def test_a_map_of_tracks_that_have_gone_is_missing(new_shelf, client_of, monkeypatch) -> None:
+    """All of them were replaced; once it is made again, pages can tell. What two maps note is told once."""
+    monkeypatch.setattr(library, "_REST", 0)
+    old = [new_shelf.put(i) for i in range(2)]
+    for method in ("pca", "umap"):
+        keep(new_shelf.store, by_hand(new_shelf.store, method))
+    with client_of(Searcher(new_shelf.store)) as client:
+        before = get(client, "map")
+        assert [one["state"] for one in before["methods"]] == ["ready", "ready"]
+        assert before["notes"].count("a note") == 1
+        new_shelf.put(2)
+        new_shelf.store.remove(old, yes=True)
+        state = get(client, "map")
+        assert [(one["state"], one["covers"], one["made"]) for one in state["methods"]] == [("missing", 0, "")] * 2
+        get(client, "map/positions", 404, method="pca", layer=0, version=state["version"])
+        keep(new_shelf.store, by_hand(new_shelf.store))
+        umap, pca = get(client, "map")["methods"]
+        assert (umap["state"], pca["state"], pca["covers"]) == ("missing", "ready", 1)
+        assert pca["made"] not in {one["made"] for one in before["methods"]}
+        get(client, "map/positions", method="pca", layer=0, version=state["version"])
+
+
+def test_a_map_stays_while_it_is_made_again(searcher, client_of, mapped) -> None:
+    """What is there can be drawn; only one that is missing is being made."""
+    jobs = make_jobs(searcher, ())
+    with client_of(searcher, jobs=jobs) as client:
+        for method, state in (("pca", "ready"), ("umap", "making")):
+            jobs._states["1"] = JobState("1", "map", {"method": method})
+            assert next(one for one in get(client, "map")["methods"] if one["method"] == method)["state"] == state
+    jobs._states.clear()
+    jobs.close()
+
+
+def test_only_the_layouts_of_now_are_remembered(shelf, searcher, mapped, monkeypatch) -> None:
+    """One of each layer, worked out once for each map; no more bytes than there is room for; nothing of an earlier map."""
+    jobs = make_jobs(searcher, ())
+    answers = mapping.Mapping(Searchers(searcher), jobs)
+    version, counted = answers.state().version, []
+    monkeypatch.setattr(answers, "_lay_out", lambda *what, real=answers._lay_out: (counted.append(1), real(*what))[1])
+    before = [answers.positions("pca", layer, version) for layer in (0, 1, 0, 1)]
+    assert (before[:2], len(counted)) == (before[2:], 2)
+    old = weakref.ref(answers.map("pca"))
+    keep(shelf.store, by_hand(shelf.store))
+    os.utime(saved.where(shelf.store.path, "pca"), (1, 1))
+    assert answers.positions("pca", 0, version) != before[0]
+    assert len(answers._laid) == 2
+    assert old() is None
+    monkeypatch.setattr(mapping, "_MEMORY", len(before[0]) + 100)
+    answers.positions("pca", 1, version)
+    assert len(answers._laid) == 1
+    jobs.close()
 
 
 def test_large_answers_are_compressed_and_sound_is_not(client_of, searcher, shelf, monkeypatch) -> None:
@@ -234,6 +321,6 @@ def test_a_store_that_is_empty_or_says_nothing(new_shelf, client_of) -> None:
     with client_of(Searcher(shelf.store)) as client:
         rows = get(client, "map/tracks")
         assert (rows["tracks"], rows["titles"]) == ([name], ["3.ogg"])
-        assert rows["genres"] == rows["artists"] == {"names": [], "codes": [-1]}
+        assert rows["genres"] == rows["artists"] == {"names": [], "codes": [-1], "more": []}
         assert get(client, "map/positions", method="pca", layer=0, version=rows["version"])["clusters"] != [-1]
         assert get(client, f"tracks/{name}/neighbors")["notes"] == ["the store holds no other track"]

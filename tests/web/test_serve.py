@@ -8,11 +8,14 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from http.client import HTTPConnection
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,7 +25,7 @@ from starlette.exceptions import HTTPException
 from threadpoolctl import threadpool_info
 
 import cli
-from embedstore.errors import MissingDependencyError, ParameterError
+from embedstore.errors import MissingDependencyError, ParameterError, StoreError
 from embedstore.index import build_index
 from embedstore.search import Searcher
 from embedstore.types import track_id
@@ -75,14 +78,15 @@ def test_the_printed_address_opens_the_page(told) -> None:
 
 def test_maps_that_are_missing_are_made_unasked(shelf, monkeypatch) -> None:
     """By PCA of any store, by UMAP of a small one; also where the store has outgrown one, else what is there is left alone."""
-    started = []
+    started, made, faults = [], [], [HTTPException(409)]
 
     class Recorded:
         closed = threading.Event()
 
         def start(self, kind, options):
             started.append((kind, options["method"]))
-            raise HTTPException(409)
+            made.append(options)
+            raise faults[0]
 
         def wait(self):
             pass
@@ -97,11 +101,23 @@ def test_maps_that_are_missing_are_made_unasked(shelf, monkeypatch) -> None:
         (10, {"pca": 4, "umap": 5}, ["pca"]),
     ):
         started.clear()
-        found = {method: SimpleNamespace(keys=range(count)) for method, count in covers.items()}
+        found = {
+            method: SimpleNamespace(keys=[*range(1000, 1000 + count), *range(9)], seed=7, neighbors=50)
+            for method, count in covers.items()
+        }  # also tracks that have gone
         monkeypatch.setattr(server, "_QUICK", most)
         monkeypatch.setattr(server, "open_map", lambda _, method, found=found: found.get(method))
         server._prepare(searcher, Recorded())
         assert started == [("map", method) for method in expected]
+    assert made[0] == {"method": "pca"}
+    assert made[-1] == {"method": "pca", "seed": 7, "neighbors": 50}  # as it was asked for once
+    for fault in (OSError(11, "no process"), ParameterError("no")):
+        faults[:] = [fault]
+        started.clear()
+        server._prepare(searcher, Recorded())
+        assert started == [("map", "pca")]
+    monkeypatch.setattr(Searcher, "view", lambda _: (_ for _ in ()).throw(StoreError("it is damaged")))
+    server._prepare(searcher, Recorded())
 
 
 def test_what_cannot_be_served_is_one_line(shelf) -> None:
@@ -234,10 +250,36 @@ def test_a_player_that_listens_does_not_keep_the_service_alive(shelf, tmp_path) 
 
 
 @pytest.mark.slow
+def test_a_track_that_is_made_playable_does_not_keep_the_service_alive(shelf) -> None:
+    """Four hours of sound would take ten seconds; Ctrl-C ends it, and half a copy goes."""
+    frames = 4 * 3600 * 1000
+    head = struct.pack(
+        "<4sI8sIHHIIHH4sI", b"RIFF", 36 + frames, b"WAVEfmt ", 16, 1, 1, 1000, 1000, 1, 8, b"data", frames
+    )
+    shelf.sound = lambda _: head + b"\x80" * frames
+    key = shelf.put(31, "31.wav")
+    del shelf.sound
+    before = {*Path(tempfile.gettempdir()).glob("embedstore-jobs-*")}
+    with service(shelf.store.path) as (process, where):
+        connection = HTTPConnection("127.0.0.1", int(where["url"].rpartition(":")[2]), timeout=60)
+        connection.request("GET", f"/api/tracks/{key}/audio?as=flac")
+        end = time.monotonic() + 20
+        while not [*Path(tempfile.gettempdir()).glob("embedstore-jobs-*/*.part")]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert time.monotonic() - start < 4
+        assert process.stderr.read() == ""
+    assert {*Path(tempfile.gettempdir()).glob("embedstore-jobs-*")} <= before
+    shelf.store.remove([key])
+    (shelf.music / "31.wav").unlink()
+
+
+@pytest.mark.slow
 def test_real_uploads(tmp_path, write_audio, client_of) -> None:
     """Sound that is stored finds its track and others of its pitch; a long, a short and a spoilt file are told; nothing is left behind."""
-    import tempfile
-
     from embedstore.pipeline import build
 
     for i, (genre, pitch) in enumerate([("low", 110), ("low", 120), ("high", 1500), ("high", 1600)]):
@@ -261,6 +303,4 @@ def test_real_uploads(tmp_path, write_audio, client_of) -> None:
             assert "/tmp" not in answer.text
             assert answer.json()["error"]["type"] == "AudioError"
     assert not [*tmp_path.parent.glob("embedstore-*")]
-    from pathlib import Path
-
     assert not [*Path(tempfile.gettempdir()).glob("embedstore-????????")]

@@ -30,7 +30,7 @@ def send(client, searcher, client_of, monkeypatch):
     heard = []
 
     def make(*angles, guess=None, error=None, key=77):
-        def hear(path):
+        def hear(path, **_):
             heard.append(path.read_bytes())
             if error:
                 raise AudioError(f"{path}: {error}", stage="decode")
@@ -49,7 +49,7 @@ def test_a_sound_is_heard_once_and_compared_in_every_layer(send) -> None:
     said = answer.json()
     assert answer.status_code == 201
     assert said == {
-        "id": said["id"], "name": "my song.mp3", "seconds": 2.0, "genres": [], "probe": None, "stored": None, "notes": ["it stops early"],
+        "id": said["id"], "name": "my song.mp3", "seconds": 2.0, "genres": [], "probe": None, "sure": False, "stored": None, "notes": ["it stops early"],
     }  # fmt: skip
     for layer, nearest in ((0, [3, 4, 2]), ("layer 1", [7, 8, 6]), (None, [7, 8, 6]), ("mean", [5, 6, 4])):
         asked = {"k": 3} | ({} if layer is None else {"layer": layer})
@@ -83,15 +83,16 @@ def test_a_guess_is_told(send) -> None:
     """What the probe thinks of the very vectors; without one to ask, nothing."""
     asked = []
 
-    def guess(store, heard):
-        asked.append((len(store), [vector.tolist() for vector in heard.vectors]))
-        return Guessed("logistic", (Guess("rock", 0.75), Guess("blues", 0.25)), ("it is not sure",))
+    def guess(store, heard, key):
+        asked.append((len(store), [vector.tolist() for vector in heard.vectors], key))
+        return Guessed("logistic", (Guess("rock", 0.75), Guess("blues", 0.25)), ("it is not sure",), sure=not asked[1:])
 
     said = send(0, 90, guess=guess)[0].json()
     assert said["genres"] == [{"genre": "rock", "probability": 0.75}, {"genre": "blues", "probability": 0.25}]
-    assert (said["probe"], said["notes"]) == ("logistic", ["it stops early", "it is not sure"])
-    ((tracks, vectors),) = asked
-    assert tracks == 10
+    assert (said["probe"], said["notes"], said["sure"]) == ("logistic", ["it stops early", "it is not sure"], True)
+    ((tracks, vectors, key),) = asked
+    assert (tracks, key) == (10, 77)
+    assert send(0, 90, guess=guess)[0].json()["sure"] is False
     assert np.allclose(vectors, [[1, 0], [0, 1]], atol=1e-6)
     assert send(0, 90, guess=lambda *_: None)[0].json()["probe"] is None
 

@@ -38,8 +38,8 @@ export const get = async (path, query, signal) => (await send(path, query, { sig
 export const post = async (path, body, query, signal) =>
   (await send(path, query, { method: "POST", signal, ...json(body) })).json();
 
-/** Send a file as it is. @param {string} path @param {Blob} file @param {object} [query] */
-export const upload = async (path, file, query) => (await send(path, query, { method: "POST", body: file })).json();
+/** Send a file as it is. @param {string} path @param {Blob} file @param {object} [query] @param {AbortSignal} [signal] */
+export const upload = async (path, file, query, signal) => (await send(path, query, { method: "POST", body: file, signal })).json();
 
 /** Ask for a file. @param {string} path @param {object} body */
 export const fetchFile = async (path, body) => (await send(path, {}, { method: "POST", ...json(body) })).blob();

@@ -37,7 +37,8 @@ export function palette(count) {
   const step = [7, 5, 3, 2, 1].find((some) => own < 2 * some || gcd(some, own) === 1) ?? 1;
   const mixed = Array.from({ length: own }, (_, i) => colours[(i * (own > 4 ? step : 1)) % own]);
   const all = new Set(mixed).size === own ? mixed : colours;
-  return Array.from({ length: count }, (_, i) => all[i] ?? other());
+  const rest = other();
+  return Array.from({ length: count }, (_, i) => all[i] ?? rest);
 }
 
 const gcd = (a, b) => (b ? gcd(b, a % b) : a);

@@ -22,9 +22,17 @@ export function h(tag, given = {}, ...children) {
   return made;
 }
 
+/** Put other children into an element; whoever was within it with the keyboard stays there. @param {HTMLElement} parent @param {...Node} children */
+export function fill(parent, ...children) {
+  const within = parent.contains(document.activeElement);
+  parent.replaceChildren(...children);
+  if (within && !parent.contains(document.activeElement)) parent.focus();
+}
+
 /** Say something that also a screen reader reads, for some seconds. @param {string} text @param {boolean} [bad] */
 export function say(text, bad = false) {
   const line = h("p", { className: bad ? "bad" : "" }, text);
+  if (!bad) $("news").querySelectorAll("p:not(.bad)").forEach((one) => one.remove());
   $("news").append(line);
   setTimeout(() => line.remove(), bad ? 12000 : 5000);
 }

@@ -1,8 +1,8 @@
 /** The map page: puts library, layers, legend, questions and player together. */
-import { get, upload } from "./api.js";
+import { get, queryOf, upload } from "./api.js";
 import { Asking } from "./asking.js";
 import { isDark, other } from "./colours.js";
-import { $, counted, h, say } from "./dom.js";
+import { $, counted, fill, h, say } from "./dom.js";
 import { Layers } from "./layers.js";
 import { Legend } from "./legend.js";
 import { Library } from "./library.js";
@@ -11,7 +11,6 @@ import { FAINT, PointMap, RAISED, SHOWN } from "./map.js";
 import { cross, middles, ring, star, write } from "./overlay.js";
 import { Player } from "./player.js";
 
-const PLACED_BY = 5; // nearest tracks between which a sound from outside is drawn
 const LOOK_AGAIN = 10000; // milliseconds until the library may have grown
 
 export class Explorer {
@@ -21,18 +20,29 @@ export class Explorer {
     this.map.decorate = (context) => this.#decorate(context);
     this.lists = new Lists({
       play: (track, queue) => this.listen(track, queue),
-      steer: (track, more) => this.asking.steer(track, more, this.player.track),
+      steer: (track, more) => {
+        this.#goToMap();
+        this.asking.steer(track, more, this.player.track);
+      },
       colourOf: (genre) => this.legend.colourOf(genre),
+      isPlayed: (track) => track.id === this.player.track?.id,
     });
-    this.player = new Player((track) => this.lists.toolsOf(track));
+    this.player = new Player(
+      (track) => this.lists.toolsOf(track),
+      (track, queue) => this.listen(track, queue),
+    );
     this.asking = new Asking(this, this.lists);
     this.legend = new Legend(this.library, () => {
       this.mark();
       this.asking.again();
+      this.remember();
     });
     this.layers = new Layers(this.library, this.map, {
       moved: (layout, settled) => this.#moved(layout, settled),
-      chosen: () => this.asking.again(),
+      chosen: () => {
+        this.asking.again();
+        this.remember();
+      },
     });
     this.found = null; // rows that the search box, a lasso or a matrix found; null: all
     this.ranges = {}; // of years and seconds
@@ -45,6 +55,7 @@ export class Explorer {
   #layout = null;
   #middles = null;
   #finding = null;
+  #hearing = null;
   #url = null;
 
   /** Read the library and draw it; again and again, as it may grow. */
@@ -54,12 +65,57 @@ export class Explorer {
     this.#sayWhyBlank(store);
     await this.#refresh();
     await this.readStudy();
-    setInterval(() => !document.hidden && this.#refresh().catch(() => {}), LOOK_AGAIN);
+    this.#started = true;
+    await this.recall();
+    const look = () => this.#refresh().then(() => this.readStudy());
+    setInterval(() => document.hidden || look().catch(() => {}), LOOK_AGAIN);
+  }
+
+  /** Put into the address what is shown, so that it can be reloaded, kept and sent. */
+  remember() {
+    if ($("map-page").hidden || this.#recalling || !this.#started) return;
+    const seeds = [...this.asking.seeds].filter(([id]) => !id.startsWith("upload:"));
+    const of = (sign) => seeds.filter(([, { weight }]) => weight * sign > 0).map(([id]) => id);
+    const words = $("words").value.trim();
+    const only = this.legend.by === "error" ? [] : [...this.legend.only];
+    const query = queryOf({ layer: this.layer, method: this.layers.method, colour: this.legend.by, only, like: of(1), unlike: of(-1), q: words });
+    history.replaceState(null, "", `#/map?${query}`);
+  }
+
+  #started = false;
+  #recalling = false;
+
+  /** Show what the address says. */
+  async recall() {
+    if (!this.#started) return;
+    const said = new URLSearchParams(location.hash.split("?")[1]);
+    this.#recalling = true;
+    this.layers.begin(said.get("layer"), said.get("method"));
+    const colours = [...$("colour").options].map(({ value }) => value);
+    if (colours.includes(said.get("colour"))) {
+      this.#choseColour = true;
+      $("colour").value = said.get("colour");
+    }
+    if (said.size) {
+      await this.layers.show();
+      await this.#colour();
+      this.legend.choose(said.getAll("only"));
+      this.#fit();
+    }
+    const title = (id) => (this.library.rowOf(id) < 0 ? null : this.library.about(this.library.rowOf(id)).title);
+    const seeds = [1, -0.5].flatMap((weight) =>
+      said.getAll(weight > 0 ? "like" : "unlike").map((id) => [id, { weight, title: title(id) }]),
+    );
+    const known = new Map(seeds.filter(([, seed]) => seed.title !== null));
+    if ([...known.values()].some(({ weight }) => weight > 0)) await this.asking.ask(known);
+    if (said.get("q")) await this.#find(($("words").value = said.get("q")));
+    this.#recalling = false;
+    this.remember();
   }
 
   async #refresh() {
     const { library, map } = this;
-    const [before, methods] = [library.count, JSON.stringify(library.facts.methods)];
+    const [tracks, before, methods] = [library.tracks, library.count, JSON.stringify(library.facts.methods)];
     const changed = await library.load();
     const others = methods !== JSON.stringify(library.facts.methods);
     if (!changed && !others) return;
@@ -67,11 +123,14 @@ export class Explorer {
     this.layers.offer(!before);
     if (changed) {
       $("blank").hidden = library.count > 0 && map.works;
+      $("layers").hidden = !library.count;
+      $("years").hidden = !library.years.some((year) => year !== null);
       if (before) say(`The library has changed: ${counted(library.count, "track")} now.`);
-      else this.#begin();
+      else library.facts.notes.forEach((note) => say(note));
+      this.#chooseColour();
       this.found = null;
       this.asking.place();
-      map.reset(library.count);
+      map.reset(library.count, this.#keepPlaces(tracks));
     }
     await this.layers.show();
     await this.#colour();
@@ -84,10 +143,23 @@ export class Explorer {
     this.map.fit(stage > 3 * legend ? legend : 0);
   }
 
-  #begin() {
-    const { genres, artists, facts } = this.library;
-    if (!genres.names.length) $("colour").value = artists.names.length ? "artist" : "cluster";
-    facts.notes.forEach((note) => say(note));
+  /** Places to move from: where tracks are drawn now, in the order of the library as it has become. */
+  #keepPlaces(tracks) {
+    const now = this.map.now();
+    const places = new Uint16Array(2 * this.library.count).fill(32768);
+    tracks.forEach((id, old) => {
+      const row = this.library.rowOf(id);
+      if (row >= 0) places.set(now.subarray(2 * old, 2 * old + 2), 2 * row);
+    });
+    return places;
+  }
+
+  #choseColour = false;
+
+  /** Unless somebody has chosen: by genre, or by what there is. */
+  #chooseColour() {
+    const { genres, artists } = this.library;
+    if (!this.#choseColour) $("colour").value = genres.names.length ? "genre" : artists.names.length ? "artist" : "cluster";
   }
 
   #sayWhyBlank({ tracks, path }) {
@@ -110,12 +182,14 @@ export class Explorer {
   #moved(layout, settled) {
     this.#layout = layout;
     this.#middles = null;
+    $("tip").hidden = true;
     if (settled && this.legend.by === "cluster") this.#colour();
   }
 
   async #colour() {
     if (!this.library.count) return;
     const painted = await this.legend.colour(this.#layout?.clusters ?? [], this.layers.study);
+    if (!painted) return;
     this.#middles = null;
     this.map.faint = other();
     this.map.edge = isDark() ? [255, 255, 255] : [20, 25, 30];
@@ -137,7 +211,7 @@ export class Explorer {
       const dated = !inYears || (year !== null && first <= year && year <= last);
       if (!dated || seconds < shortest || seconds > longest || !sees(row)) states[row] = FAINT;
     }
-    for (const { row } of this.asking.hits) states[row] = RAISED;
+    for (const { row } of this.asking.hits) if (states[row] === SHOWN) states[row] = RAISED;
     if (this.playing >= 0) states[this.playing] = RAISED;
     this.map.mark(states);
   }
@@ -158,8 +232,9 @@ export class Explorer {
     if (map.hovered >= 0) ring(context, map.placeOf(map.hovered), 9, 1.5);
     if (this.playing >= 0) ring(context, map.placeOf(this.playing), 12, 3);
     if (map.canvas.matches(":focus-visible")) cross(context, map.canvas.clientWidth / 2, map.canvas.clientHeight / 2);
-    const near = this.asking.isFromOutside ? this.asking.hits.slice(0, PLACED_BY).map(({ row }) => map.placeOf(row)) : [];
-    if (near.length) star(context, ...[0, 1].map((i) => near.reduce((sum, place) => sum + place[i], 0) / near.length));
+    const near = this.asking.isFromOutside ? this.asking.beside : [];
+    const all = near.reduce((sum, { weight }) => sum + weight, 0);
+    if (all) star(context, ...[0, 1].map((i) => near.reduce((sum, { row, weight }) => sum + weight * map.placeOf(row)[i], 0) / all));
   }
 
   #showTip(row) {
@@ -179,6 +254,7 @@ export class Explorer {
   listen(track, queue) {
     this.player.play(track, queue);
     if (!this.asking.seeds.size) this.asking.like(track);
+    this.lists.markPlayed(track.id);
     if (this.playing >= 0 && !$("map-page").hidden) this.map.reveal(this.playing);
     this.mark();
   }
@@ -213,7 +289,7 @@ export class Explorer {
   showRows(rows, title = "") {
     this.found = rows;
     if (rows === null) {
-      $("chosen").replaceChildren(h("p", { className: "note" }, "Search, or draw around points with the lasso, to list tracks."));
+      fill($("chosen"), h("p", { className: "note" }, "Search, or draw around points with the lasso, to list tracks."));
     } else {
       const clear = () => {
         $("words").value = "";
@@ -225,6 +301,11 @@ export class Explorer {
       this.lists.open("chosen");
     }
     this.mark();
+    this.remember();
+  }
+
+  #goToMap() {
+    if ($("map-page").hidden) location.hash = "#/map";
   }
 
   async #find(words) {
@@ -243,12 +324,15 @@ export class Explorer {
 
   /** Hear a file from outside: where it belongs, and which genre it may be. @param {File} file */
   async hear(file) {
-    location.hash = "#/map";
+    this.#hearing?.abort();
+    const { signal } = (this.#hearing = new AbortController());
+    this.#goToMap();
+    this.asking.cancel();
     this.lists.open("nearest");
     $("nearest").replaceChildren(h("p", { role: "status" }, `Listening to ${file.name} …`));
     document.body.classList.add("busy");
     try {
-      const heard = await upload("uploads", file, { name: file.name.slice(0, 200) });
+      const heard = await upload("uploads", file, { name: file.name.slice(0, 200) }, signal);
       if (this.#url) URL.revokeObjectURL(this.#url);
       this.#url = URL.createObjectURL(file);
       this.asking.guessed = heard;
@@ -256,10 +340,11 @@ export class Explorer {
       this.player.play(track);
       await this.asking.like(track);
     } catch (error) {
-      $("nearest").replaceChildren(h("p", { className: "note bad", role: "alert" }, `${file.name}: ${error.message}`));
-    } finally {
-      document.body.classList.remove("busy");
+      if (signal.aborted) return; // for another file
+      await this.asking.ask(new Map());
+      $("nearest").prepend(h("p", { className: "note bad", role: "alert" }, `${file.name}: ${error.message}`));
     }
+    document.body.classList.remove("busy");
   }
 
   #listen() {
@@ -281,19 +366,22 @@ export class Explorer {
     });
     const colour = () => this.#colour().catch((error) => say(error.message, true));
     $("colour").addEventListener("change", () => {
+      this.#choseColour = true;
       this.legend.only.clear();
       colour();
       this.asking.again();
+      this.remember();
     });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", colour);
     let typed = 0;
     $("words").addEventListener("input", () => {
+      this.#goToMap();
       clearTimeout(typed);
       typed = setTimeout(() => this.#find($("words").value), 200);
     });
     $("search").addEventListener("submit", (event) => {
       event.preventDefault();
-      location.hash = "#/map";
+      this.#goToMap();
       this.#find($("words").value);
     });
     this.#listenToFilters($("filters").querySelector("form"));
@@ -301,11 +389,14 @@ export class Explorer {
 
   #listenToFilters(form) {
     const read = () => {
-      this.ranges = {};
-      for (const { name, value, valueAsNumber } of form.querySelectorAll("input"))
-        if (value !== "" && valueAsNumber >= 0) this.ranges[name] = name.endsWith("year") ? valueAsNumber : 60 * valueAsNumber;
-      const { first_year = 0, last_year = Infinity, shortest = 0, longest = Infinity } = this.ranges;
+      const ranges = {};
+      for (const { name, value, valueAsNumber, validity } of form.querySelectorAll("input"))
+        if (value !== "" && validity.valid) ranges[name] = name.endsWith("year") ? valueAsNumber : 60 * valueAsNumber;
+      const { first_year = 0, last_year = Infinity, shortest = 0, longest = Infinity } = ranges;
       if (first_year > last_year || shortest > longest) return; // half typed
+      this.ranges = ranges;
+      const set = Object.keys(ranges).length;
+      $("filters").querySelector("summary").textContent = set ? `Filters (${set})` : "Filters";
       this.mark();
       this.asking.again();
     };

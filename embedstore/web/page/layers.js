@@ -1,7 +1,7 @@
 /** The slider through the layers of the model, the projection, and the curve of what each layer knows. */
-import { Refused, get, post } from "./api.js";
+import { get, post } from "./api.js";
 import { drawCurve, measureOf } from "./curve.js";
-import { $, h, say } from "./dom.js";
+import { $, h, say, still } from "./dom.js";
 
 const NAMES = { umap: "UMAP: neighbours together", pca: "PCA: linear" };
 const PACE = 1400; // milliseconds a layer when all are shown one after the other
@@ -72,8 +72,19 @@ export class Layers {
       else this.map.layOut(from.places, to.places, place - below);
       this.told.moved(nearest, glide);
     } catch (error) {
-      if (!(error instanceof Refused && error.status === 409)) say(error.message, true); // 409: the library is read again soon
+      if (asked !== this.#asked) return;
+      this.#setSweeping(false);
+      if (error.status !== 409) say(error.message, true); // 409: the library is read again soon
     }
+  }
+
+  /** Begin with another layer and projection than the usual. @param {string|null} layer number @param {string|null} method */
+  begin(layer, method) {
+    const place = this.library.facts.layers.findIndex(({ number }) => String(number) === layer);
+    if (place >= 0) this.slider.value = place;
+    if (!this.library.has(method)) return;
+    this.#choseMethod = true;
+    $("method").value = this.method = method;
   }
 
   /** Show the layer that the slider stands at. */
@@ -82,6 +93,7 @@ export class Layers {
   }
 
   #choose(place) {
+    if (this.#sweeping) this.#setSweeping(false);
     this.slider.value = place;
     this.moveTo(place, true);
     this.told.chosen();
@@ -112,22 +124,27 @@ export class Layers {
     }
   }
 
+  #sweeping = false;
+
+  #setSweeping(on) {
+    this.#sweeping = on;
+    $("sweep").setAttribute("aria-pressed", String(on));
+    $("sweep").textContent = on ? "■ Stop" : "▶ Through the layers";
+  }
+
   /** Go through all layers, or stop. */
   #sweep() {
-    const button = $("sweep");
-    const runs = button.getAttribute("aria-pressed") !== "true";
-    button.setAttribute("aria-pressed", String(runs));
-    button.textContent = runs ? "■ Stop" : "▶ Through the layers";
-    if (!runs) return this.#choose(this.place);
+    this.#setSweeping(!this.#sweeping);
+    if (!this.#sweeping) return this.#choose(this.place);
     const last = this.library.facts.layers.length - 1;
     let place = this.place >= last ? 0 : this.place;
     let before = performance.now();
     const step = (now) => {
-      if (button.getAttribute("aria-pressed") !== "true") return;
+      if (!this.#sweeping) return;
       place = Math.min(last, place + Math.min(100, now - before) / PACE);
       before = now;
       this.slider.value = place;
-      this.moveTo(place, false);
+      this.moveTo(still() ? Math.round(place) : place, false);
       if (place < last) requestAnimationFrame(step);
       else this.#sweep();
     };
@@ -138,8 +155,8 @@ export class Layers {
   async readStudy() {
     const studies = await get("studies").catch(() => []);
     const newest = studies.filter(({ kind }) => kind === "probe").sort((a, b) => (a.made < b.made ? 1 : -1))[0];
-    const other = newest?.name !== this.study?.name || newest?.made !== this.study?.made;
-    if (other) this.study = newest ? { ...(await get(`studies/${encodeURIComponent(newest.name)}`)), made: newest.made } : null;
+    const other = ["name", "made", "stale"].some((part) => newest?.[part] !== this.study?.[part]);
+    if (other) this.study = newest ? { ...(await get(`studies/${encodeURIComponent(newest.name)}`)), ...newest } : null;
     this.#draw();
     return other;
   }
@@ -151,7 +168,10 @@ export class Layers {
     const numbers = layers.map(({ number }) => number);
     const drawn = report && width ? drawCurve(report, numbers, width, (place) => this.#choose(place)) : null;
     if (drawn) {
-      const said = `${measureOf(report).replace("macro_f1", "macro-F1")} of the ${report.probe} probe on tracks held out, 95 % intervals`;
+      const measure = measureOf(report).replace("macro_f1", "macro-F1");
+      const hollow = report.indistinct ? "; hollow: less than the preferred layer beyond chance" : "";
+      const stale = this.study.stale ? "; the library has changed since" : "";
+      const said = `${measure} of the ${report.probe} probe on tracks held out, 95 % intervals${hollow}${stale}`;
       const link = h("a", { href: `#/probes/${encodeURIComponent(this.study.name)}` }, said);
       $("curve").replaceChildren(drawn, h("p", { className: "note" }, link));
     } else if (!report && this.library.count) {
@@ -163,7 +183,10 @@ export class Layers {
 
   #listen() {
     const { slider } = this;
-    slider.addEventListener("input", () => this.moveTo(Number(slider.value), false));
+    slider.addEventListener("input", () => {
+      if (this.#sweeping) this.#setSweeping(false);
+      this.moveTo(Number(slider.value), false);
+    });
     slider.addEventListener("change", () => this.#choose(this.place));
     slider.addEventListener("keydown", (event) => {
       const last = Number(slider.max);

@@ -6,10 +6,11 @@ export class Library {
   tracks = [];
   years = [];
   seconds = [];
-  genres = { names: [], codes: [] };
-  artists = { names: [], codes: [] };
+  genres = { names: [], codes: [], more: [] };
+  artists = { names: [], codes: [], more: [] };
   #rows = new Map();
   #layouts = new Map();
+  #groups = new Map();
 
   /** Read what the map shows now. @returns {Promise<boolean>} whether the tracks are others than before */
   async load() {
@@ -19,6 +20,7 @@ export class Library {
     Object.assign(this, columns);
     this.#rows = new Map(columns.tracks.map((id, row) => [id, row]));
     this.#layouts.clear();
+    this.#groups.clear();
     return true;
   }
 
@@ -83,8 +85,9 @@ export class Library {
    * @param {"genre"|"artist"} by
    */
   groups(by) {
-    const { names, codes } = this[`${by}s`];
-    return ordered(names, codes);
+    const { names, codes, more } = this[`${by}s`];
+    if (!this.#groups.has(by)) this.#groups.set(by, ordered(names, codes, more));
+    return this.#groups.get(by);
   }
 
   /** The groups that k-means found in a layer, each called by the genre that tells most of it apart, and its share. @param {number[]} clusters */
@@ -109,16 +112,17 @@ export class Library {
         if (weight > most) [best, most] = [genre, weight];
       });
       const share = best < 0 ? 0 : within[best] / sizes[cluster];
-      return best < 0 ? `cluster ${cluster + 1}` : `${names[best]} ${Math.round(100 * share)} % (${cluster + 1})`;
+      return best < 0 ? `cluster ${cluster + 1}` : `${cluster + 1} · ${Math.round(100 * share)} % ${names[best]}`;
     });
     return ordered(titles, clusters);
   }
 }
 
-/** Groups by falling size: names, how many each has, and the group of each row, -1 for none. */
-function ordered(names, codes) {
+/** Groups by falling size: names, how many each has, the (first) group of each row, -1 for none, and its further groups. */
+function ordered(names, codes, more = []) {
   const counts = new Array(names.length).fill(0);
   for (const code of codes) if (code >= 0) counts[code] += 1;
+  for (const [, code] of more) counts[code] += 1;
   const order = names.map((_, code) => code).sort((a, b) => counts[b] - counts[a] || a - b);
   const place = new Int32Array(names.length);
   order.forEach((code, rank) => (place[code] = rank));
@@ -126,5 +130,6 @@ function ordered(names, codes) {
     names: order.map((code) => names[code]),
     counts: order.map((code) => counts[code]),
     codes: Int32Array.from(codes, (code) => (code < 0 ? -1 : place[code])),
+    more: more.map(([row, code]) => [row, place[code]]),
   };
 }

@@ -1,6 +1,6 @@
 /** The three lists beside the map: what is nearest, what was found, what is to be kept. */
 import { fetchFile } from "./api.js";
-import { $, clock, counted, h, say } from "./dom.js";
+import { $, clock, counted, fill, h, say } from "./dom.js";
 
 const NAMES = ["nearest", "chosen", "playlist"];
 const SHOWN = 200; // tracks of a list that are drawn
@@ -11,6 +11,7 @@ export class Lists {
    * @param {(track: object, queue: object[]) => void} acts.play
    * @param {(track: object, more: boolean) => void} acts.steer more like it or less
    * @param {(genre: string) => string} acts.colourOf
+   * @param {(track: object) => boolean} acts.isPlayed
    */
   constructor(acts) {
     this.acts = acts;
@@ -34,7 +35,8 @@ export class Lists {
   use(store) {
     this.shelf = `embedstore playlist ${store}`;
     try {
-      this.kept = JSON.parse(localStorage.getItem(this.shelf)) ?? [];
+      const kept = JSON.parse(localStorage.getItem(this.shelf));
+      this.kept = (Array.isArray(kept) ? kept : []).filter((one) => typeof one?.id === "string" && typeof one.title === "string");
     } catch {
       this.kept = [];
     }
@@ -58,11 +60,20 @@ export class Lists {
   fill(name, tracks, ...head) {
     const shown = tracks.slice(0, SHOWN);
     const more = tracks.length > SHOWN ? h("p", { className: "note" }, `… and ${counted(tracks.length - SHOWN, "other")}`) : null;
-    $(name).replaceChildren(
+    fill(
+      $(name),
       ...head,
       h("ol", { className: "tracks" }, ...shown.map((track) => this.item(track, shown))),
       ...(more ? [more] : []),
     );
+  }
+
+  /** Mark the lines of the track that is played. @param {string} id */
+  markPlayed(id) {
+    for (const line of document.querySelectorAll(".tracks li")) {
+      if (line.dataset.track === id) line.setAttribute("aria-current", "true");
+      else line.removeAttribute("aria-current");
+    }
   }
 
   /** A line of a list. @param {object} track @param {object[]} queue what is played after it @param {Node[]} [tools] */
@@ -84,7 +95,7 @@ export class Lists {
     const title = closeness.length ? `similarity ${score.toFixed(4)}; ${against}` : undefined;
     return h(
       "li",
-      { "data-track": track.id },
+      { "data-track": track.id, "aria-current": this.acts.isPlayed(track) ? "true" : null },
       play,
       h("span", { className: "closeness", title }, ...closeness),
       h("span", { className: "acts" }, ...tools),
@@ -123,17 +134,30 @@ export class Lists {
     const { kept } = this;
     $("tab-playlist").textContent = kept.length ? `Playlist (${kept.length})` : "Playlist";
     if (!kept.length) {
-      $("playlist").replaceChildren(h("p", { className: "note" }, "Nothing yet. + beside a track puts it here."));
+      fill($("playlist"), h("p", { className: "note" }, "Nothing yet. + beside a track puts it here."));
       return;
     }
+    // whoever works with the keyboard stays at the track that was moved, or at the one that took the place
+    const focus = (place, name) => {
+      const buttons = [...($("playlist").querySelectorAll("li")[Math.min(place, kept.length - 1)]?.querySelectorAll("button") ?? [])];
+      (buttons.find((one) => one.className === name && !one.disabled) ?? buttons[0] ?? $("tab-playlist")).focus();
+    };
     const move = (place, step) => {
       const [one] = kept.splice(place, 1);
       kept.splice(place + step, 0, one);
       this.#changed();
-      $("playlist").querySelectorAll("li")[place + step]?.querySelector(step < 0 ? ".up" : ".down")?.focus();
+      focus(place + step, step < 0 ? "up" : "down");
     };
+    const take = (place) => {
+      kept.splice(place, 1);
+      this.#changed();
+      focus(place, "off");
+    };
+    const button = (className, sign, says, track, act, disabled = false) =>
+      h("button", { type: "button", className, disabled, "aria-label": `${says}: ${track.title}`, title: says, onclick: act }, sign);
     const name = h("input", { id: "playlist-name", value: "embedstore", maxLength: 100 });
-    $("playlist").replaceChildren(
+    fill(
+      $("playlist"),
       h(
         "form",
         {
@@ -163,20 +187,9 @@ export class Lists {
         { className: "tracks" },
         ...kept.map((track, place) =>
           this.item(track, kept, [
-            h("button", { type: "button", className: "up", disabled: !place, "aria-label": `Up: ${track.title}`, onclick: () => move(place, -1) }, "↑"),
-            h("button", { type: "button", className: "down", disabled: place === kept.length - 1, "aria-label": `Down: ${track.title}`, onclick: () => move(place, 1) }, "↓"),
-            h(
-              "button",
-              {
-                type: "button",
-                "aria-label": `Take off: ${track.title}`,
-                onclick: () => {
-                  kept.splice(place, 1);
-                  this.#changed();
-                },
-              },
-              "×",
-            ),
+            button("up", "↑", "Up", track, () => move(place, -1), !place),
+            button("down", "↓", "Down", track, () => move(place, 1), place === kept.length - 1),
+            button("off", "×", "Take off", track, () => take(place)),
           ]),
         ),
       ),

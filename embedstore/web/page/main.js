@@ -7,7 +7,13 @@ const explorer = new Explorer();
 const studies = new Studies(explorer, explorer.lists);
 
 function route() {
-  const [page = "map", name] = location.hash.replace(/^#\//, "").split("/").map(decodeURIComponent);
+  if (location.hash && !location.hash.startsWith("#/")) return; // a place on the page that is shown
+  let [page, name] = location.hash.slice(2).split("?")[0].split("/");
+  try {
+    name &&= decodeURIComponent(name);
+  } catch {
+    name = undefined; // no address of ours
+  }
   const isStudy = ["probes", "audits", "failures"].includes(page);
   $("map-page").hidden = $("lists").hidden = isStudy;
   $("study-page").hidden = !isStudy;
@@ -17,6 +23,8 @@ function route() {
     else link.removeAttribute("aria-current");
   }
   if (isStudy) studies.show(page, name);
+  else if (location.hash.includes("?")) explorer.recall();
+  else explorer.remember();
 }
 
 function takeFiles() {

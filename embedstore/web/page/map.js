@@ -116,10 +116,10 @@ export class PointMap extends EventTarget {
     this.#resize();
   }
 
-  /** Forget all points; there are so many now. @param {number} count */
-  reset(count) {
+  /** Take other points. @param {number} count @param {Uint16Array} places where they are at first */
+  reset(count, places) {
     this.count = count;
-    this.from = this.to = new Uint16Array(2 * count).fill(32768);
+    this.from = this.to = places;
     this.colours = new Uint8Array(3 * count);
     this.hovered = -1;
     this.#glide = null;
@@ -136,10 +136,13 @@ export class PointMap extends EventTarget {
   /** Move the points from wherever they are to another layout. @param {Uint16Array} to */
   glideTo(to) {
     if (still() || !this.count) return this.layOut(to, to, 1);
-    const now = new Uint16Array(2 * this.count);
-    for (let i = 0; i < now.length; i++) now[i] = this.#at(i);
-    this.#show(now, to, 0);
+    this.#show(this.now(), to, 0);
     this.#glide = performance.now();
+  }
+
+  /** Where the points are drawn now. */
+  now() {
+    return Uint16Array.from({ length: 2 * this.count }, (_, i) => this.#at(i));
   }
 
   #show(from, to, mix) {

@@ -1,6 +1,8 @@
 /** What stands above the points: names of groups, rings, the place of a sound from outside. */
 import { MOST, isDark } from "./colours.js";
 
+const LONGEST = 28; // letters of a name on the map
+const CROWD = 15; // points among which a group must be the most frequent to give a place its name
 const ABOVE = 16; // pixels from the middle of a group to its name: small groups stay visible
 
 const ink = () => (isDark() ? "#fff" : "#111");
@@ -49,7 +51,8 @@ export function write(context, names) {
   context.strokeStyle = isDark() ? "rgb(13 19 26 / 85%)" : "rgb(255 255 255 / 90%)";
   context.fillStyle = isDark() ? "#f3f6f8" : "#16202a";
   const taken = [];
-  for (const { name, place } of names) {
+  for (const { name: whole, place } of names) {
+    const name = whole.length > LONGEST ? `${whole.slice(0, LONGEST - 1)}…` : whole;
     const [x, y] = [place[0], place[1] - ABOVE];
     const half = context.measureText(name).width / 2 + 4;
     if (taken.some(([tx, ty, other]) => Math.abs(x - tx) < half + other && Math.abs(y - ty) < 16)) continue;
@@ -60,7 +63,8 @@ export function write(context, names) {
 }
 
 /**
- * For each of the largest groups a row that lies in the middle of it, by the medians of both coordinates.
+ * For each of the largest groups a row that lies in the middle of it, by the medians of both coordinates; left out are groups
+ * whose middle belongs to others.
  * @param {{names: string[], codes: Int32Array}} groups @param {Uint16Array} places
  */
 export function middles({ names, codes }, places) {
@@ -69,7 +73,23 @@ export function middles({ names, codes }, places) {
   return rows.flatMap((group, code) => {
     if (!group.length) return [];
     const [x, y] = [0, 1].map((i) => Float64Array.from(group, (row) => places[2 * row + i]).sort()[group.length >> 1]);
-    const away = (row) => (places[2 * row] - x) ** 2 + (places[2 * row + 1] - y) ** 2;
-    return [{ name: names[code], row: group.reduce((best, row) => (away(row) < away(best) ? row : best)) }];
+    const row = nearest(group, places, x, y, 1)[0];
+    const crowd = nearest(codes.keys(), places, places[2 * row], places[2 * row + 1], CROWD);
+    const counts = new Map();
+    for (const one of crowd) counts.set(codes[one], (counts.get(codes[one]) ?? 0) + 1);
+    return counts.get(code) === Math.max(...counts.values()) ? [{ name: names[code], row }] : [];
   });
+}
+
+/** The rows that lie nearest to a place, the nearest first. */
+function nearest(rows, places, x, y, count) {
+  const found = [];
+  for (const row of rows) {
+    const away = (places[2 * row] - x) ** 2 + (places[2 * row + 1] - y) ** 2;
+    if (found.length === count && away >= found[count - 1].away) continue;
+    found.push({ row, away });
+    found.sort((a, b) => a.away - b.away);
+    found.length = Math.min(found.length, count);
+  }
+  return found.map((one) => one.row);
 }

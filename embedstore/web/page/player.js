@@ -2,24 +2,34 @@
 import { Refused, audioOf } from "./api.js";
 import { $, clock, h, say } from "./dom.js";
 
+const MOST_FAILURES = 3; // files of a list that are passed over before it ends
+
 /** @typedef {{id: string, title: string, artist?: string, genre?: string, seconds?: number, url?: string}} Playable */
 
 export class Player {
-  /** @param {(track: Playable) => Node[]} tools buttons for what is played */
-  constructor(tools) {
-    this.tools = tools;
+  /**
+   * @param {(track: Playable) => Node[]} tools buttons for what is played
+   * @param {(track: Playable, queue: Playable[]) => void} told which track of the list comes; has it played
+   */
+  constructor(tools, told) {
+    Object.assign(this, { tools, told });
     this.audio = $("audio");
     this.track = null;
     this.queue = [];
-    this.audio.addEventListener("ended", () => this.next());
+    this.audio.addEventListener("ended", () => this.step(1));
+    $("previous").addEventListener("click", () => this.step(-1));
+    $("next").addEventListener("click", () => this.step(1));
     this.audio.addEventListener("error", () => this.#failed());
+    this.audio.addEventListener("playing", () => (this.#failures = 0));
   }
 
   /** Play a track, and then those that come after it in a list. @param {Playable} track @param {Playable[]} [queue] */
   play(track, queue = []) {
     this.track = track;
-    this.queue = queue.slice(queue.findIndex((one) => one.id === track.id) + 1);
+    this.queue = queue;
     this.#converted = false;
+    $("previous").disabled = !this.#beside(-1);
+    $("next").disabled = !this.#beside(1);
     $("playing").replaceChildren(
       h("strong", {}, track.title),
       h("span", {}, [track.artist, track.genre, track.seconds && clock(track.seconds)].filter(Boolean).join(" · ")),
@@ -29,13 +39,26 @@ export class Player {
     this.#listen(track.url ?? audioOf(track.id));
   }
 
-  /** Go on with the list. */
-  next() {
-    const [track, ...rest] = this.queue;
-    if (track) this.play(track, [track, ...rest]);
+  /** Go on with these tracks, unless a list is played. @param {Playable} track @param {Playable[]} others */
+  follow(track, others) {
+    if (this.track?.id !== track.id || this.queue.length > 1) return;
+    this.queue = [this.track, ...others];
+    $("next").disabled = !others.length;
+  }
+
+  /** Go on with the list, or back. @param {number} step */
+  step(step) {
+    const track = this.#beside(step);
+    if (track) this.told(track, this.queue);
+  }
+
+  #beside(step) {
+    const place = this.queue.findIndex(({ id }) => id === this.track?.id);
+    return place < 0 ? undefined : this.queue[place + step];
   }
 
   #converted = false;
+  #failures = 0; // in a row
 
   #listen(url) {
     this.audio.src = url;
@@ -53,6 +76,7 @@ export class Player {
       return;
     }
     say(`${track.title} cannot be played: ${await this.#reason(track)}`, true);
+    if (track === this.track && ++this.#failures < MOST_FAILURES) this.step(1);
   }
 
   async #reason(track) {

@@ -5,6 +5,7 @@ import { $, counted, h, say } from "./dom.js";
 
 const MEASURES = { macro_f1: "macro-F1", map: "mean average precision", accuracy: "accuracy", balanced_accuracy: "balanced accuracy", roc_auc: "ROC AUC" };
 const MOST_LISTED = 100;
+const MOST_FAILURES = 1000;
 
 const interval = ({ value, low, high }) => `${value.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}]`;
 const table = (title, heads, rows, className = "") =>
@@ -69,7 +70,7 @@ export class Studies {
     parts.push(those.length ? table("Kept in the store", ["Name", "Probe", "Score", "On", "Made", ""], rows) : h("p", { className: "note" }, "None yet."));
     if (kind === "probe" && probes.length) {
       const saved = probes.map((one) =>
-        line(one.name, one.probe, `layer ${one.layer}`, `${counted(one.genres.length ?? one.genres, "genre")}`, one.value === null || one.value === undefined ? "" : interval(one)),
+        line(one.name, one.probe, `layer ${one.layer}`, counted(one.genres.length, "genre"), one.value === null || one.value === undefined ? "" : interval(one)),
       );
       parts.push(table("Saved probes: they guess the genre of a sound that is dropped on the page", ["Name", "Probe", "Layer", "Genres", "Score held out"], saved));
     }
@@ -126,6 +127,7 @@ export class Studies {
       if (job.total) Object.assign(meter, { max: job.total, value: job.done });
       text.textContent = job.total ? `${job.done} of ${job.total} ${job.message}` : "starting";
       await new Promise((done) => setTimeout(done, 700));
+      if (!progress.isConnected) return; // another page is shown; it is found again when this one is
       job = (await get("jobs")).find(({ id }) => id === job.id) ?? { ...job, state: "stopped" };
     }
     progress.replaceChildren();
@@ -133,7 +135,7 @@ export class Studies {
     if (job.state === "stopped") progress.replaceChildren(h("p", { className: "note" }, "Stopped; what was finished is kept."));
     if (job.state !== "done") return;
     await this.explorer.readStudy();
-    if (!this.page.hidden) location.hash = `#/${kind}s/${encodeURIComponent(job.result)}`;
+    location.hash = `#/${kind}s/${encodeURIComponent(job.result)}`;
   }
 
   // ---- one study ----
@@ -145,7 +147,7 @@ export class Studies {
     return [back, ...stale, ...(study.kind === "audit" ? this.#audit(study) : this.#probe(study))];
   }
 
-  #probe({ name, report }) {
+  #probe({ name, report, sentences }) {
     const main = measureOf(report);
     const chosen = report.selected;
     const said = MEASURES[main];
@@ -154,10 +156,9 @@ export class Studies {
       {},
       `${counted(report.n_tracks, "track")} of ${counted(report.genres.length, "genre")}; ${report.protocol.folds} folds, ${report.protocol.seeds.length} seeds; kept together: ${report.protocol.group}.`,
     );
-    const layers = report.results.map((row) =>
-      line(`${row.layer} ${row.name}`, bar(row[main].value), interval(row[main]), row.layer === report.best_layer ? "preferred" : ""),
-    );
-    const beside = Object.entries(report.baselines).map(([title, row]) => line(title.replaceAll("_", " "), bar(row[main].value), interval(row[main]), "baseline"));
+    const scored = (title, { [main]: score }, remark) => line(title, bar(score.value), interval(score), remark);
+    const layers = report.results.map((row) => scored(`${row.layer} ${row.name}`, row, row.layer === report.best_layer ? "preferred; its own row is optimistic" : ""));
+    const beside = Object.entries(report.baselines).map(([title, row]) => scored(title.replaceAll("_", " "), row, "baseline"));
     const within = chosen.per_class_intervals ?? {};
     const genres = report.genres
       .map((genre) => [genre, chosen.per_class[genre] ?? 0])
@@ -167,7 +168,8 @@ export class Studies {
     return [
       h("h2", {}, `${report.probe}: ${said} ${interval(chosen[main])}`),
       facts,
-      table("Layers", ["Layer", "", `${said}, 95 % interval`, ""], [...layers, ...beside], "bars"),
+      ...sentences.map((sentence) => h("p", {}, sentence)),
+      table("Layers", ["Layer", "", `${said}, 95 % interval`, ""], [scored("selected", chosen, "the score to quote"), ...layers, ...beside], "bars"),
       ...(report.confusion ? [this.#confusion(name, report.confusion, report.protocol.seeds.length, listed), listed] : []),
       table("Genres, by the layer chosen inside the training parts", ["Genre", "", main === "map" ? "average precision" : "F1", "Tracks"], genres, "bars"),
       ...report.notes.map((note) => h("p", { className: "note" }, note)),
@@ -198,7 +200,8 @@ export class Studies {
       });
       return h("tr", {}, h("th", { scope: "row" }, labels[truth]), ...cells);
     });
-    return table("Confusion matrix: tracks per seed; rows are the true genre, columns what the probe said. Choose a cell to hear its tracks.", ["", ...labels], rows, "confusion");
+    const title = "Confusion matrix: tracks per seed; rows are the true genre, columns what the probe said. Choose a cell to hear its tracks.";
+    return table(title, ["", ...labels], rows, "confusion");
   }
 
   async #list(name, truth, predicted, listed) {
@@ -223,6 +226,7 @@ export class Studies {
               onclick: () => {
                 location.hash = "#/map";
                 this.explorer.showRows(rows, title);
+                $("chosen").focus();
               },
             },
             "Show on the map",
@@ -236,29 +240,30 @@ export class Studies {
     }
   }
 
-  #audit({ report }) {
-    const main = ["macro_f1", "map"].find((name) => report.groupings[0][name] ?? report.groupings[0].score?.[name]) ?? "macro_f1";
-    const rows = report.groupings.map((row) => {
-      const score = row[main] ?? row.score[main];
-      return line(row.name, bar(score.value), interval(score), interval(row.gap), row.leaks ? "leak" : "");
-    });
+  #audit({ report, sentences }) {
+    const [{ score: first }] = report.groupings;
+    const main = first.macro_f1 ? "macro_f1" : "map";
+    const rows = report.groupings.map(({ name, score, gap, leaks }) =>
+      line(name, bar(score[main].value), interval(score[main]), interval(gap), leaks ? "leak" : ""),
+    );
     const words = { track: "one artist and title", album: "one album", artist: "one artist", "near-duplicate": "perhaps one recording" };
-    const pairs = report.offenders.flatMap(({ kind, pairs: count, tracks, examples }) => {
+    const pairs = report.offenders.flatMap(({ kind, pairs: count, tracks, examples, similarity }) => {
       if (!examples.length) return [];
       const shown = examples.map((names, i) => {
-        const ids = tracks?.[i] ?? [];
-        const side = (place) => {
-          if (!ids[place]) return h("span", {}, names[place]);
-          const track = { ...this.explorer.asTrack({ id: ids[place], labels: { title: names[place], artists: [], genres: [] } }) };
-          return h("ol", { className: "tracks" }, this.lists.item(track, [track]));
-        };
-        return h("tr", {}, h("td", {}, side(0)), h("td", {}, side(1)));
+        const sides = names.map((title, side) => {
+          if (this.explorer.library.rowOf(tracks[i][side]) < 0) return h("td", {}, `${title} (no longer in the library)`);
+          const track = this.explorer.asTrack({ id: tracks[i][side] });
+          return h("td", {}, h("ol", { className: "tracks" }, this.lists.item(track, [track])));
+        });
+        return h("tr", {}, ...sides, ...(similarity ? [h("td", {}, similarity[i].toFixed(3))] : []));
       });
-      return [table(`Of ${words[kind] ?? kind}, on both sides of ungrouped splits: ${counted(Math.round(count), "pair")}; some of them`, ["One side", "The other"], shown, "pairs")];
+      const title = `Of ${words[kind]}, on both sides of ungrouped splits: ${counted(Math.round(count), "pair")}; some of them`;
+      return [table(title, ["One side", "The other", ...(similarity ? ["Similarity"] : [])], shown, "pairs")];
     });
     return [
       h("h2", {}, `Leak audit, ${report.probe} probe`),
       h("p", {}, h("strong", {}, report.verdict)),
+      ...sentences.filter((sentence) => sentence !== report.verdict).map((sentence) => h("p", {}, sentence)),
       table("Score by what is kept on one side of each split", ["Kept together", "", MEASURES[main], "More than the strictest", ""], rows, "bars"),
       ...pairs,
       ...report.notes.map((note) => h("p", { className: "note" }, note)),
@@ -266,15 +271,15 @@ export class Studies {
   }
 
   async #failures() {
-    const found = await get("failures");
-    const list = found.failures ?? found;
-    const total = found.total ?? list.length;
-    if (!list.length) return [h("h2", {}, "Files that could not be stored"), h("p", {}, "None: every file was stored.")];
-    const rows = list.map((one) => line(one.path, one.error ?? one.reason ?? one.message));
+    const { failures, total } = await get("failures", { limit: MOST_FAILURES });
+    const title = h("h2", {}, "Files that could not be stored");
+    if (!total) return [title, h("p", {}, "None: every file was stored.")];
+    const rows = failures.map(({ path, reason }) => line(path, reason));
+    const listed = failures.length < total ? `The first ${failures.length}; \`embedstore failures\` lists all` : "All of them";
     return [
-      h("h2", {}, "Files that could not be stored"),
+      title,
       h("p", {}, `${counted(total, "file")}. Mend or remove them, and build again: only these are tried.`),
-      table(list.length < total ? `The first ${list.length}` : "All of them", ["File", "What was wrong"], rows),
+      table(listed, ["File", "What was wrong"], rows),
     ];
   }
 }

@@ -14,6 +14,7 @@ from embedstore.web.answers import Answer
 from embedstore.web.extension import Service
 from embedstore.web.models import SOUND, SearchRequest
 from embedstore.web.parameters import AFilter, ALayer, AMoment, AShape
+from embedstore.web.uploads import Sent
 
 __all__ = ["routes"]
 
@@ -40,15 +41,18 @@ def routes(service: Service) -> APIRouter:
 
     @api.post("/search/audio", response_model=SearchResult, openapi_extra=SOUND)
     def search_audio(
-        path: Annotated[Path, Depends(service.bodies)],
+        sent: Annotated[Sent, Depends(service.bodies)],
         wanted: AFilter,
         shape: AShape,
         at: AMoment = None,
         layer: ALayer = None,
     ) -> Response:
         """Find the tracks that sound most like an audio file, which is the body of the request."""
+        path = sent.path
         try:
-            found = searchers.of(layer).search(asked.Query((Seed(str(path), at=at),)), wanted, shape)
+            query = asked.Query((Seed(str(path), at=at),))
+            heard = {str(path): uploads.listen(sent, keep_windows=at is not None)}
+            found = searchers.of(layer).search(query, wanted, shape, heard)
         except EmbedstoreError as error:
             error.args = (_without(path, str(error)),)
             raise

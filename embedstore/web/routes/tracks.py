@@ -1,5 +1,6 @@
 """Tracks: listed, described, heard; the store and its genres."""
 
+from contextlib import closing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -34,7 +35,8 @@ MOST_MAPPED = 200  # genres
 
 def routes(service: Service) -> APIRouter:
     """Make them."""
-    api, store, library, copies = APIRouter(), service.store, service.library, Copies(service.jobs.folder)
+    api, store, library = APIRouter(), service.store, service.library
+    copies = service.jobs.held.enter_context(closing(Copies(service.jobs.folder)))
 
     def compare_genres() -> bytes:
         found = GenreMap.of(service.searchers.default.view().live, store.labels(), most=MOST_MAPPED)

@@ -1,6 +1,5 @@
 """Sounds that are sent: heard once, then compared in every layer."""
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -12,6 +11,7 @@ from embedstore.web.answers import Answer
 from embedstore.web.extension import Service
 from embedstore.web.models import SOUND, Upload
 from embedstore.web.parameters import AFilter, ALayer, AShape
+from embedstore.web.uploads import Sent
 
 __all__ = ["routes"]
 
@@ -22,14 +22,14 @@ def routes(service: Service) -> APIRouter:
 
     @api.post("/uploads", response_model=Upload, status_code=201, openapi_extra=SOUND)
     def upload(
-        path: Annotated[Path, Depends(service.bodies)],
+        sent: Annotated[Sent, Depends(service.bodies)],
         name: Annotated[str, Query(max_length=200, description="What the sound is called.")] = "",
     ) -> Response:
         """Hear an audio file, which is the body of the request, and remember it for a while as vectors.
 
         Afterwards its id, as `upload:ID`, may be a seed of a search.
         """
-        return Answer(uploads.hear(path, name), 201)
+        return Answer(uploads.hear(sent, name), 201)
 
     @api.get("/uploads/{upload}/neighbors", response_model=SearchResult)
     def neighbors(upload: str, wanted: AFilter, shape: AShape, layer: ALayer = None) -> Response:

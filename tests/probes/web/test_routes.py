@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from embedstore.search import Searcher
 from embedstore.store import EmbeddingStore
 from embedstore.types import key_from_id
 from probes.measures import confusion, macro_f1, tally
+from probes.report import print_report
 from probes.studies import list_studies, state_of, study_path
+from probes.web import routes as module
 
 PROBE, AUDIT = "knn-4d4ea8", "audit-knn-62a928"
 
@@ -30,11 +33,15 @@ def test_names_are_those_of_the_questions(found):
     assert list_studies(found.store.path) == [AUDIT, PROBE]
 
 
-def test_a_study_is_what_the_command_prints(found, client):
-    """Both kinds come back whole, with when they were made."""
+def test_a_study_is_what_the_command_prints(found, client, capsys):
+    """Both kinds come back whole, with when they were made, and every line that stands below the tables but the notes."""
     for name, kind, report in ((PROBE, "probe", found.report), (AUDIT, "audit", found.audit)):
         page = client.get(f"/api/studies/{name}").json()
         assert page.pop("made").endswith("+00:00")
+        print_report(report)
+        printed = [line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
+        assert page.pop("sentences") == [line for line in printed if line not in report.notes]
+        assert len(printed) > len(report.notes) + 1
         assert page == {"name": name, "kind": kind, "report": plain(report), "stale": False}
 
 
@@ -128,6 +135,20 @@ def test_a_changed_library_makes_studies_stale(other):
     assert len(tracks["tracks"]) == len(tracks["right"]) == len(tracks["true"]) == 47
 
 
+def test_a_changed_library_has_no_study_read_again(other, monkeypatch):
+    """All that changes is that they are stale: the list has not parsed one anew."""
+    store, client = other
+    before = client.get("/api/studies").json()
+    assert [one["stale"] for one in before] == [False, False]
+    monkeypatch.setattr(module, "_load", lambda *_: pytest.fail("it was read again"))
+    with store.writer() as writer:
+        writer.forget("/music/3.ogg")
+    until = time.monotonic() + 10
+    while not (now := client.get("/api/studies").json())[0]["stale"] and time.monotonic() < until:
+        time.sleep(0.01)
+    assert now == [{**one, "stale": True} for one in before]
+
+
 def sealed(said: bytes) -> bytes:
     return b'{"sum": "%s", "study": %s}\n' % (hashlib.sha256(said).hexdigest().encode(), said)
 
@@ -175,6 +196,8 @@ HOSTILE = {
     "a key twice": lambda data: changed(data, within("report", "tested", "keys", 0, 1001)),
     "fewer keys": lambda data: changed(data, within("report", "tested", "keys", [])),
     "ragged seeds": lambda data: changed(data, within("report", "tested", "predicted", 0, [0])),
+    "a protocol that says nothing": lambda data: changed(data, within("report", "protocol", {})),
+    "text for a number": lambda data: changed(data, within("report", "protocol", "resamples", "many")),
     "no time": lambda data: changed(data, within("made", "yesterday")),
     "a time without a place": lambda data: changed(data, within("made", "2026-01-01T00:00:00")),
     "text that is no Unicode": lambda data: changed(data, within("report", "probe", "\ud800")),

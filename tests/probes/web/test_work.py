@@ -20,9 +20,12 @@ from probes.saved import SavedProbe
 from probes.studies import list_studies, read_study, study_path
 from probes.web import extension
 from probes.web import guess as package
-from probes.web.guess import guess
 from probes.web.models import KeptStudy
 from probes.web.work import AuditOptions, ProbeOptions, audit, probe
+
+
+def guess(store, heard, key=None):
+    return package.guess(store, heard, key)
 
 
 def sound(of: int) -> LayerEmbeddings:
@@ -100,11 +103,36 @@ def test_not_sure_is_told(found, monkeypatch):
     top = guess(found.store, sound(0)).genres[0].probability
     for least, unsure in ((top - 1e-6, False), (top + 1e-6, True), (np.inf, True)):
         monkeypatch.setattr(package, "_least", lambda _, least=least: least)
-        assert guess(found.store, sound(0)).notes[0].startswith("it is not sure") == unsure
+        said = guess(found.store, sound(0))
+        assert (said.notes[0].startswith("it is not sure"), said.sure) == (unsure, not unsure)
     monkeypatch.undo()
     weak = RiskCurve((0.9, 0.0), (0.5, 1.0), (0.5, 0.6), (0.6, 0.7))
     strong = RiskCurve((0.9, 0.0), (0.5, 1.0), (0.1, 0.6), (0.2, 0.7))
     assert [package._least(replace(saved, curve=curve)) for curve in (weak, strong)] == [np.inf, 0.9]
+
+
+def test_a_weak_guess_of_a_good_probe_is_told(found, monkeypatch):
+    """Its answers are mostly right, all together; this one is more likely wrong."""
+    monkeypatch.setattr(package, "_least", lambda _: 0.0)
+    between = LayerEmbeddings((np.zeros(4, np.float32), np.eye(3, 4, dtype=np.float32).mean(0)), 10)
+    said = guess(found.store, between)
+    top = said.genres[0].probability
+    assert top < 0.5
+    assert said.notes[0] == f"it is not sure: by its probability, {1 - top:.0%} of answers such as this are wrong"
+    assert not said.sure
+    monkeypatch.setattr(package, "_least", lambda _: 1.0)
+    assert guess(found.store, between).notes[0].startswith("it is not sure: of answers at least as probable as this,")
+
+
+def test_a_sound_that_it_was_trained_on_is_told_first(found, monkeypatch):
+    """Of another, nothing; before that it is not sure."""
+    monkeypatch.setattr(package, "_least", lambda _: np.inf)
+    for key, known in ((1000, True), (1047, True), (77, False), (None, False)):
+        said = guess(found.store, sound(0), key)
+        trained = ["this very sound is among its training tracks: that it knows it says nothing of others"] * known
+        assert [*said.notes][: known + 1] == [*trained, said.notes[known]]
+        assert said.notes[known].startswith("it is not sure")
+        assert sum("training tracks" in note for note in said.notes) == known
 
 
 def test_which_probe_guesses(make_store, found, tmp_path):
@@ -120,7 +148,7 @@ def test_which_probe_guesses(make_store, found, tmp_path):
     later = time.time() + 10
     os.utime(probe_path("old", store.path), (later, later))
     said = guess(store, sound(1))
-    assert (said.probe, said.genres) == ("old", ())
+    assert (said.probe, said.genres, said.sure) == ("old", (), False)
     assert "is no saved probe that can be used" in said.notes[0]
     probe_path("old", store.path).write_bytes(good)
     os.utime(probe_path("old", store.path), (later, later))
