@@ -332,7 +332,7 @@ def test_the_curve_stands_beside_what_chance_gives(page) -> None:
     chance = report["baselines"]["shuffled_labels"]["macro_f1"]["value"]
     if high > low:
         assert line == pytest.approx(above + (high - chance) * (below - above) / (high - low), abs=0.5)
-    kept = {*(report.get("indistinct") or dots), report["best_layer"]}
+    kept = {*report.get("indistinct", dots), report["best_layer"]}
     assert page.locator("#curve .apart").count() == sum(layer not in kept for layer in dots)
 
 
