@@ -202,7 +202,9 @@ def test_nothing_outlives_a_killed_parent(music, tmp_path, stuck):
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if int(line) == 2:
-            seen = descendants(process.pid)
+            end = time.monotonic() + 30  # until the other device has begun, too
+            while len(seen := descendants(process.pid)) < 4 and time.monotonic() < end:
+                time.sleep(0.02)
             process.kill()
     process.wait()
     assert len(seen) >= 4

@@ -16,12 +16,13 @@ from embedstore import __version__
 from embedstore.errors import EmbedstoreError
 from embedstore.search import Searcher
 from embedstore.web.answers import explain
-from embedstore.web.extension import Extension, Job, Service
+from embedstore.web.extension import Extension, Service
 from embedstore.web.guard import Guard
 from embedstore.web.jobs import Jobs
 from embedstore.web.library import Library
 from embedstore.web.mapping import MapOptions
 from embedstore.web.models import Problem, describe
+from embedstore.web.offers import Job
 from embedstore.web.routes import ROUTES
 from embedstore.web.routes.page import routes as page
 from embedstore.web.searchers import Searchers

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from embedstore.child import Child
 from embedstore.errors import ParameterError, UnknownNameError
 from embedstore.store import EmbeddingStore
-from embedstore.web.extension import Job
+from embedstore.web.offers import Job
 
 __all__ = ["JobState", "Jobs"]
 

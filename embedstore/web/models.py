@@ -18,9 +18,9 @@ from embedstore.search import Filter, Hit, Query, SearchResult, Seed, Shape
 from embedstore.search.genres import GenreMap, rounded
 from embedstore.types import EncoderCard, Layer, Track, TrackLabels
 from embedstore.web.answers import plain
-from embedstore.web.extension import Guess
 from embedstore.web.jobs import JobState
 from embedstore.web.mapmodels import SAMPLES as MAP_SAMPLES
+from embedstore.web.offers import Guess
 
 __all__ = [
     "BUSY",

@@ -20,8 +20,8 @@ from embedstore.search import Searcher
 from embedstore.search.seeds import Heard
 from embedstore.store import EmbeddingStore
 from embedstore.types import LayerEmbeddings, track_id
-from embedstore.web.extension import Guessed
 from embedstore.web.models import Upload
+from embedstore.web.offers import Guessed
 
 __all__ = ["Bodies", "Sent", "Uploads"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from embedstore.registry import require
-from embedstore.web.extension import Extension, Job
+from embedstore.web.extension import Extension
+from embedstore.web.offers import Job
 from embedstore.web.server import INSTALL
 
 __all__ = ["extension"]

@@ -11,7 +11,7 @@ import numpy as np
 from embedstore.errors import EmbedstoreError, ParameterError
 from embedstore.store import EmbeddingStore
 from embedstore.types import LayerEmbeddings
-from embedstore.web.extension import Guess, Guessed
+from embedstore.web.offers import Guess, Guessed
 from probes.classification import as_stored, worth
 from probes.probefile import probe_path, saved_probes
 from probes.saved import SavedProbe

@@ -12,8 +12,9 @@ from starlette.exceptions import HTTPException
 from embedstore.child import Child
 from embedstore.errors import ParameterError, UnknownNameError
 from embedstore.web import jobs as module
-from embedstore.web.extension import Extension, Job
+from embedstore.web.extension import Extension
 from embedstore.web.jobs import Jobs
+from embedstore.web.offers import Job
 
 SCRIPT = """
 import json, sys, threading, os

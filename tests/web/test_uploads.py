@@ -12,7 +12,8 @@ from embedstore.search.seeds import Heard
 from embedstore.types import LayerEmbeddings, Windowing, track_id
 from embedstore.web import uploads
 from embedstore.web.answers import plain
-from embedstore.web.extension import Extension, Guess, Guessed
+from embedstore.web.extension import Extension
+from embedstore.web.offers import Guess, Guessed
 
 IDS = [track_id(1000 + i) for i in range(10)]
 
