@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +13,6 @@ import soundfile
 # a suite in the background has these ignored, and so would have the programs that it interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-# torch, transformers and the tests make a million objects that stay: look through them less often
-gc.set_threshold(50_000, 20, 20)
 
 FORMATS = {
     ".opus": {"format": "OGG", "subtype": "OPUS"},

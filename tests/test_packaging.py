@@ -33,7 +33,8 @@ SKIP = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", "*.eg
 def package_files() -> set[str]:
     """List the files of this folder that must be in the wheel."""
     folders = [path for name in ("embedstore", "probes") for path in (ROOT / name).rglob("*")]
-    wanted = [path for path in folders if path.suffix in (".py", ".md", ".html") or path.name == "py.typed"]
+    endings = (".py", ".md", ".html", ".js", ".css", ".svg")
+    wanted = [path for path in folders if path.suffix in endings or path.name == "py.typed"]
     return {path.relative_to(ROOT).as_posix() for path in wanted} | {"cli.py"}
 
 
