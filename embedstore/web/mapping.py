@@ -95,9 +95,8 @@ class Mapping:
         self._rows = Kept(self._store, self._read)
         self._lock = threading.Lock()
         self._kept = dict[str, tuple[str, Map | None]]()  # by method: when it was written, and what it is
-        self._laid = dict[
-            object, tuple[object, bytes]
-        ]()  # by method and layer: of which rows and map; the newest are last
+        # by method and layer: of which rows and map, and the answer; the newest are last
+        self._laid = dict[object, tuple[object, bytes]]()
 
     def _read(self) -> _Rows:
         view = self._searchers.default.view()

@@ -5,7 +5,7 @@ import { $, h, say } from "./dom.js";
 const NEAREST = 25; // tracks that are listed
 const PLACED_BY = 5; // nearest tracks between which a sound from outside is drawn
 const PATIENCE = 200; // milliseconds: a filter that is still being changed is not asked for
-const UNLIKE = -0.5; // what served best of 0..-1; see `Searcher.search`
+export const UNLIKE = -0.5; // what served best of 0..-1; see `Searcher.search`
 
 export class Asking {
   /**
@@ -92,15 +92,15 @@ export class Asking {
   }
 
   #show(hits, ...head) {
-    this.hits = hits.map((hit) => ({ ...hit, row: this.explorer.library.rowOf(hit.id) })).filter(({ row }) => row >= 0);
+    this.place(hits);
     this.lists.fill("nearest", hits, ...head);
     this.explorer.mark();
     this.explorer.remember();
   }
 
-  /** Find the rows of the hits again. */
-  place() {
-    this.hits = this.hits.map((hit) => ({ ...hit, row: this.explorer.library.rowOf(hit.id) })).filter(({ row }) => row >= 0);
+  /** Find the rows of hits; of those there were, when the library has changed. @param {object[]} [hits] */
+  place(hits = this.hits) {
+    this.hits = hits.map((hit) => ({ ...hit, row: this.explorer.library.rowOf(hit.id) })).filter(({ row }) => row >= 0);
   }
 
   #chips() {

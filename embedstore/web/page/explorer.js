@@ -1,6 +1,6 @@
 /** The map page: puts library, layers, legend, questions and player together. */
 import { get, queryOf, upload } from "./api.js";
-import { Asking } from "./asking.js";
+import { Asking, UNLIKE } from "./asking.js";
 import { isDark, other } from "./colours.js";
 import { $, counted, fill, h, say } from "./dom.js";
 import { Layers } from "./layers.js";
@@ -103,7 +103,7 @@ export class Explorer {
       this.#fit();
     }
     const title = (id) => (this.library.rowOf(id) < 0 ? null : this.library.about(this.library.rowOf(id)).title);
-    const seeds = [1, -0.5].flatMap((weight) =>
+    const seeds = [1, UNLIKE].flatMap((weight) =>
       said.getAll(weight > 0 ? "like" : "unlike").map((id) => [id, { weight, title: title(id) }]),
     );
     const known = new Map(seeds.filter(([, seed]) => seed.title !== null));
@@ -180,8 +180,8 @@ export class Explorer {
   // ---- what is drawn ----
 
   #moved(layout, settled) {
+    if (layout !== this.#layout) this.#middles = null; // while it is dragged the nearest layer mostly stays
     this.#layout = layout;
-    this.#middles = null;
     $("tip").hidden = true;
     if (settled && this.legend.by === "cluster") this.#colour();
   }
